@@ -1,0 +1,72 @@
+#include "backend/cpu/backend.h"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstring>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "backend/cpu/ops.h"
+#include "base/error.h"
+
+namespace dsv4 {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  const char* name() const override { return "cpu"; }
+
+  // Anonymous mappings: zero-filled, page-aligned, committed when touched, so that a cache costs what it holds.
+  void* allocate(size_t bytes) override {
+    if (bytes == 0) return nullptr;
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) fail("cannot allocate {} bytes: {}", bytes, std::strerror(errno));
+    return memory;
+  }
+  void deallocate(void* memory, size_t bytes) override {
+    if (memory != nullptr) munmap(memory, bytes);
+  }
+  void copy_from_host(void* destination, const void* source, size_t bytes) override { std::memcpy(destination, source, bytes); }
+  void copy_to_host(void* destination, const void* source, size_t bytes) override { std::memcpy(destination, source, bytes); }
+  void synchronize() override {}
+
+  void embed(const EmbedParams& params) override { cpu::embed(params); }
+  void gather_rows(const GatherRowsParams& params) override { cpu::gather_rows(params); }
+  void rms_norm(const RmsNormParams& params) override { cpu::rms_norm(params); }
+  void quantize(const QuantizeParams& params) override { cpu::quantize(params); }
+  void linear_fp8(const LinearFp8Params& params) override { cpu::linear_fp8(params); }
+  void linear_bf16(const LinearBf16Params& params) override { cpu::linear_bf16(params); }
+  void linear_fp32(const LinearFp32Params& params) override { cpu::linear_fp32(params); }
+  void grouped_linear(const GroupedLinearParams& params) override { cpu::grouped_linear(params); }
+  void mhc_pre(const MhcPreParams& params) override { cpu::mhc_pre(params); }
+  void mhc_post(const MhcPostParams& params) override { cpu::mhc_post(params); }
+  void mhc_head(const MhcHeadParams& params) override { cpu::mhc_head(params); }
+  void query_norm(const QueryNormParams& params) override { cpu::query_norm(params); }
+  void kv_store(const KvStoreParams& params) override { cpu::kv_store(params); }
+  void compress(const CompressParams& params) override { cpu::compress(params); }
+  void indexer_query(const IndexerQueryParams& params) override { cpu::indexer_query(params); }
+  void index_scores(const IndexScoresParams& params) override { cpu::index_scores(params); }
+  void topk(const TopkParams& params) override { cpu::topk(params); }
+  void attention(const AttentionParams& params) override { cpu::attention(params); }
+  void router(const RouterParams& params) override { cpu::router(params); }
+  void experts(const ExpertsParams& params) override { cpu::experts(params); }
+  void shared_expert(const SharedExpertParams& params) override { cpu::shared_expert(params); }
+  void combine(const CombineParams& params) override { cpu::combine(params); }
+  void mtp_join(const MtpJoinParams& params) override { cpu::mtp_join(params); }
+  void sample(const SampleParams& params) override { cpu::sample(params); }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend>(); }
+
+void set_cpu_threads([[maybe_unused]] int num_threads) {
+#ifdef _OPENMP
+  omp_set_num_threads(num_threads);
+#endif
+}
+
+}  // namespace dsv4

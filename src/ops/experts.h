@@ -1,0 +1,29 @@
+// Routed experts (spec 2.11, step 4): G = bf(x·w1ᵀ), U = bf(x·w3ᵀ); h = bf( ω·silu(min(G, limit))·clamp(U, ±limit) ); out = bf( quantised(h)·w2ᵀ ).
+// Products are L4 (FP4 experts: fp32 sum over blocks of 32 columns with both scales) or L8 (FP8 experts).
+#pragma once
+
+#include <cstdint>
+
+#include "base/dtype.h"
+#include "ops/weight.h"
+
+namespace dsv4 {
+
+struct ExpertsParams {
+  Fp8Activation x;         // [num_tokens, hidden_size], from quantize
+  const int32_t* experts;  // [num_tokens, num_selected], from router
+  const float* weights;    // [num_tokens, num_selected]
+  const ExpertMatrix* w1;  // [num_experts], each [intermediate_size, hidden_size]
+  const ExpertMatrix* w2;  // [num_experts], each [hidden_size, intermediate_size]
+  const ExpertMatrix* w3;  // [num_experts], each [intermediate_size, hidden_size]
+  ExpertFormat format;
+  Bf16* out;               // [num_tokens, num_selected, hidden_size]
+  int num_tokens;
+  int num_selected;
+  int num_experts;
+  int hidden_size;
+  int intermediate_size;
+  float swiglu_limit;
+};
+
+}  // namespace dsv4
