@@ -29,6 +29,7 @@ class CpuBackend final : public Backend {
   void deallocate(void* memory, size_t bytes) override {
     if (memory != nullptr) munmap(memory, bytes);
   }
+  const void* import_weight(const void* weight, size_t) override { return weight; }
   void copy_from_host(void* destination, const void* source, size_t bytes) override { std::memcpy(destination, source, bytes); }
   void copy_to_host(void* destination, const void* source, size_t bytes) override { std::memcpy(destination, source, bytes); }
   void synchronize() override {}
