@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Usage: scripts/install_deps.sh [--ci]
-# Installs what the build, the tests and the demo need on Debian 12 (or a release like it), if anything is missing; --ci adds what the checks
-# of continuous integration need. Needs root or sudo only when a package is missing.
+# Installs what the build, the tests and the demo need on Debian 12 (or a release like it), if anything is missing; --ci adds what .ci/run
+# needs. Needs root or sudo only when a package is missing.
 set -euo pipefail
 packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libpcre2-dev libedit-dev
           libgtest-dev libbenchmark-dev)
@@ -12,7 +12,7 @@ case "${1:-}" in
 esac
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-  echo "install_deps: this is not a Debian system; install the counterparts of these packages and build with scripts/build.sh: ${packages[*]}" >&2
+  echo "install_deps: no dpkg and apt-get here; install the counterparts of these Debian packages by hand: ${packages[*]}" >&2
   exit 1
 fi
 

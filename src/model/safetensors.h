@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/tensor.h"
+#include "model/file.h"
 
 namespace dsv4 {
 
@@ -32,17 +33,14 @@ class SafetensorsFile {
  public:
   // Maps and checks a file; messages name it by its last path component, system errors by the whole path. Throws Error.
   explicit SafetensorsFile(const std::filesystem::path& file);
-  ~SafetensorsFile();
-  SafetensorsFile(SafetensorsFile&& other) noexcept;
-  SafetensorsFile& operator=(SafetensorsFile&& other) noexcept;
 
   const std::vector<SafetensorsEntry>& tensors() const { return tensors_; }
   // The tensor of that name, nullptr if there is none.
   const TensorView* find(std::string_view name) const;
-  size_t size() const { return bytes_.size(); }
+  size_t size() const { return file_.bytes().size(); }
 
  private:
-  std::span<const std::byte> bytes_;
+  MappedFile file_;
   std::vector<SafetensorsEntry> tensors_;
 };
 

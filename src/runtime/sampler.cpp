@@ -26,8 +26,12 @@ void validate(const SamplingParams& params, int vocab_size) {
   require(num_banned < vocab_size, "logit_bias: bans all {} tokens", vocab_size);
 }
 
-Sampler::Sampler(SamplingParams params, int vocab_size) : params_(std::move(params)) {
-  validate(params_, vocab_size);
+Sampler::Sampler(SamplingParams params, int vocab_size) { set_params(std::move(params), vocab_size); }
+
+void Sampler::set_params(SamplingParams params, int vocab_size) {
+  validate(params, vocab_size);
+  params_ = std::move(params);
+  bias_.clear();
   for (const auto& [token_id, bias] : params_.logit_bias) bias_.push_back({token_id, bias});
 }
 

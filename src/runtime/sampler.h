@@ -36,6 +36,8 @@ class Sampler {
   Sampler(SamplingParams params, int vocab_size);
 
   const SamplingParams& params() const { return params_; }
+  // Other settings from the next draw on; the history stays. Throws Error as validate() does and changes nothing then.
+  void set_params(SamplingParams params, int vocab_size);
 
   void observe_prompt(std::span<const int32_t> token_ids);
   // Counts a token that was drawn; the next draw has the next index.
