@@ -34,9 +34,13 @@ struct BenchRow {
   double step_seconds = 0.0;  // of one decode step
 };
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
-int largest(const std::vector<int>& values) { return *std::max_element(values.begin(), values.end()); }
+int largest(const std::vector<int>& values) {
+  return *std::max_element(values.begin(), values.end());
+}
 
 class Bench {
  public:
@@ -151,13 +155,15 @@ int run_bench(const BenchOptions& options, const Environment& environment) {
   Bench bench(options, engine_options(options, environment));
   const double first_token_seconds = bench.first_token();
   std::vector<BenchRow> rows;
-  if (!options.json) print(fmt::format("{:>6} {:>9} {:>15} {:>15} {:>15}\n", "batch", "context", "prefill tok/s", "decode tok/s", "decode ms/step"));
+  if (!options.json)
+    print(fmt::format("{:>6} {:>9} {:>15} {:>15} {:>15}\n", "batch", "context", "prefill tok/s", "decode tok/s", "decode ms/step"));
   for (int batch : options.batches) {
     for (int context : options.contexts) {
       const BenchRow row = bench.measure(batch, context);
       rows.push_back(row);
       if (options.json) continue;
-      print(fmt::format("{:>6} {:>9} {:>15.1f} {:>15.1f} {:>15.3f}\n", batch, context, row.prefill_rate, row.decode_rate, 1e3 * row.step_seconds));
+      print(fmt::format("{:>6} {:>9} {:>15.1f} {:>15.1f} {:>15.3f}\n", batch, context, row.prefill_rate, row.decode_rate,
+                        1e3 * row.step_seconds));
       flush_output();
     }
   }
@@ -165,9 +171,9 @@ int run_bench(const BenchOptions& options, const Environment& environment) {
     print_json(options, rows, first_token_seconds);
     return 0;
   }
-  print(fmt::format("{} prompt and {} decode tokens per sequence; first token {:.2f} s after process start; peak resident memory {:.1f} MiB\n",
-                    options.prompt_tokens, options.decode_tokens, first_token_seconds,
-                    static_cast<double>(peak_resident_bytes()) / (1024.0 * 1024.0)));
+  print(fmt::format(
+      "{} prompt and {} decode tokens per sequence; first token {:.2f} s after process start; peak resident memory {:.1f} MiB\n",
+      options.prompt_tokens, options.decode_tokens, first_token_seconds, static_cast<double>(peak_resident_bytes()) / (1024.0 * 1024.0)));
   return 0;
 }
 
@@ -181,10 +187,12 @@ Command add_bench(CLI::App& app, const Environment& environment) {
   command->add_option("--batch", options->batches, "Sequences computed together, a list (default: 1)")
       ->type_name("N,N,…")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->transform(whole_number(1, 4096));
   command->add_option("--context", options->contexts, "Tokens in each sequence before the measurement, a list (default: 0)")
       ->type_name("N,N,…")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->transform(whole_number_from(0));
   command->add_option("--prompt-tokens", options->prompt_tokens, "Tokens of each prompt measured")
       ->type_name("N")
@@ -194,7 +202,10 @@ Command add_bench(CLI::App& app, const Environment& environment) {
       ->type_name("N")
       ->capture_default_str()
       ->transform(whole_number_from(1));
-  command->add_option("--seed", options->seed, "Seed of the random tokens")->type_name("N")->capture_default_str()->transform(unsigned_number());
+  command->add_option("--seed", options->seed, "Seed of the random tokens")
+      ->type_name("N")
+      ->capture_default_str()
+      ->transform(unsigned_number());
   command->add_flag("--json", options->json, "Print one JSON object");
   command->footer("Example: dsv4 bench --batch 1,2,4 --context 0,512 --prompt-tokens 256");
   return {command, [options, environment] { return run_bench(*options, environment); }};

@@ -10,7 +10,8 @@ namespace dsv4 {
 inline constexpr size_t kMaxInputBytes = size_t{1} << 30;      // of a text read as a whole
 inline constexpr size_t kMaxInputLineBytes = size_t{1} << 28;  // of one line of a batch
 
-// The whole of a file, or of standard input where `path` is "-". Throws Error "PATH: reason" for what cannot be read and for more than kMaxInputBytes.
+// The whole of a file, or of standard input where `path` is "-". Throws Error "PATH: reason" for what cannot be read and for more than
+// kMaxInputBytes.
 std::string read_input(const std::string& path);
 
 // The same, and the text must be valid UTF-8.

@@ -1,5 +1,5 @@
-// dsv4: the command line. One line "dsv4: error: …" on standard error and a non-zero exit status for everything that goes wrong: 2 for a command line
-// that is not understood, 1 for the rest.
+// dsv4: the command line. One line "dsv4: error: …" on standard error and a non-zero exit status for everything that goes wrong: 2 for a
+// command line that is not understood, 1 for the rest.
 #include <signal.h>
 
 #include <exception>
@@ -32,9 +32,15 @@ int run(int argc, char** argv) {
   app.footer("dsv4 COMMAND --help tells more, with an example.");
   app.get_formatter()->column_width(34);
   const std::vector<Command> commands = {
-      add_generate(app, environment), add_chat(app, environment),  add_tokenize(app),
-      add_encode(app),                add_parse(app),              add_inspect(app),
-      add_verify(app, environment),   add_perplexity(app, environment), add_bench(app, environment),
+      add_generate(app, environment),
+      add_chat(app, environment),
+      add_tokenize(app),
+      add_encode(app),
+      add_parse(app),
+      add_inspect(app),
+      add_verify(app, environment),
+      add_perplexity(app, environment),
+      add_bench(app, environment),
   };
   try {
     app.parse(argc, argv);

@@ -3,8 +3,11 @@
 #include <charconv>
 #include <cmath>
 #include <random>
+#include <thread>
 
+#include "backend/cpu/backend.h"
 #include "base/error.h"
+#include "cli/input.h"
 
 namespace dsv4 {
 namespace {
@@ -40,13 +43,19 @@ fs::path model_beside_executable() {
   return (executable.parent_path() / ".." / ".." / ".." / "models" / "tiny").lexically_normal();
 }
 
-fs::path model_in_source_tree() { return fs::path(DSV4_SOURCE_DIR) / "models" / "tiny"; }
+fs::path model_in_source_tree() {
+  return fs::path(DSV4_SOURCE_DIR) / "models" / "tiny";
+}
 
 }  // namespace
 
-CLI::Validator whole_number(int64_t low, int64_t high) { return number_validator<int64_t>(low, high); }
+CLI::Validator whole_number(int64_t low, int64_t high) {
+  return number_validator<int64_t>(low, high);
+}
 
-CLI::Validator unsigned_number() { return number_validator<uint64_t>(0, std::numeric_limits<uint64_t>::max()); }
+CLI::Validator unsigned_number() {
+  return number_validator<uint64_t>(0, std::numeric_limits<uint64_t>::max());
+}
 
 std::optional<fs::path> bundled_model() {
   for (const fs::path& directory : {model_beside_executable(), model_in_source_tree()}) {
@@ -102,6 +111,12 @@ int ModelArguments::threads(const Environment& environment) const {
   return num_threads > 0 ? num_threads : environment.num_threads.value_or(0);
 }
 
+std::unique_ptr<Backend> ModelArguments::make_backend(const Environment& environment) const {
+  const int num_given = threads(environment);
+  set_cpu_threads(num_given > 0 ? num_given : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
+  return make_cpu_backend();
+}
+
 EngineOptions ModelArguments::engine_options(const Environment& environment) const {
   EngineOptions options;
   options.model_dir = model_dir();
@@ -119,13 +134,13 @@ void SamplingArguments::add(CLI::App& command) {
       ->transform(whole_number_from(0));
   float_option("--top-p", top_p, "Draw from the most likely tokens that make up this probability (default: generation_config.json)");
   float_option("--min-p", params.min_p, "Drop tokens less likely than this share of the most likely one (default: 0)");
-  float_option("--repetition-penalty", params.repetition_penalty, "Divides positive and multiplies negative logits of tokens seen (default: 1)");
+  float_option("--repetition-penalty", params.repetition_penalty,
+               "Divides positive and multiplies negative logits of tokens seen (default: 1)");
   float_option("--presence-penalty", params.presence_penalty, "Subtracted from the logits of tokens of the answer (default: 0)");
   float_option("--frequency-penalty", params.frequency_penalty, "The same, times how often the token occurred (default: 0)");
   command.add_option("--logit-bias", logit_bias, "Added to the logit of a token, -inf bans it; may be given again")
       ->type_name("ID=VALUE")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->allow_extra_args(false);
   command.add_option("--seed", seed, "Seed of the draws (default: random)")->type_name("N")->transform(unsigned_number());
 }
 
@@ -140,9 +155,63 @@ SamplingParams SamplingArguments::resolve(const fs::path& model_dir, int vocab_s
     std::random_device random;
     resolved.seed = (uint64_t{random()} << 32) | random();
   }
-  for (const std::string& text : logit_bias) resolved.logit_bias.insert_or_assign(parse_logit_bias(text).first, parse_logit_bias(text).second);
+  for (const std::string& text : logit_bias)
+    resolved.logit_bias.insert_or_assign(parse_logit_bias(text).first, parse_logit_bias(text).second);
   validate(resolved, vocab_size);
   return resolved;
+}
+
+void AnswerArguments::add(CLI::App& command) {
+  command.add_option("-n,--max-tokens", max_tokens, "Most tokens of an answer; 0 = as many as the context holds")
+      ->type_name("N")
+      ->capture_default_str()
+      ->transform(whole_number_from(0));
+  sampling.add(command);
+  command.add_option("--stop", stop_strings, "End the answer before this text; may be given again")
+      ->type_name("STRING")
+      ->allow_extra_args(false);
+  command.add_option("--stop-token", stop_token_ids, "End the answer at this token; may be given again")
+      ->type_name("ID")
+      ->allow_extra_args(false)
+      ->transform(whole_number_from(0));
+  command.add_flag("--ignore-eos", ignore_eos, "Go on when the model ends its answer");
+}
+
+GenerationOptions AnswerArguments::resolve(const fs::path& model_dir, int vocab_size) const {
+  for (int32_t token_id : stop_token_ids) {
+    require(token_id < vocab_size, "--stop-token {}: expected 0 to {}", token_id, vocab_size - 1);
+  }
+  for (const std::string& stop : stop_strings) require_utf8(stop, "--stop");
+  return {sampling.resolve(model_dir, vocab_size), stop_strings, stop_token_ids, ignore_eos, max_tokens};
+}
+
+std::optional<ThinkMode> parse_think_mode(std::string_view name) {
+  for (ThinkMode mode : {ThinkMode::kNone, ThinkMode::kHigh, ThinkMode::kMax}) {
+    if (name == think_mode_name(mode)) return mode;
+  }
+  return std::nullopt;
+}
+
+const char* think_mode_name(ThinkMode mode) {
+  switch (mode) {
+    case ThinkMode::kNone:
+      return "none";
+    case ThinkMode::kHigh:
+      return "high";
+    case ThinkMode::kMax:
+      return "max";
+  }
+  return "unknown";
+}
+
+void add_think_option(CLI::App& command, ThinkMode& mode) {
+  const auto set_mode = [&mode](const std::string& name) {
+    const std::optional<ThinkMode> parsed = parse_think_mode(name);
+    if (!parsed) throw CLI::ValidationError("--think", fmt::format("\"{}\", expected none, high or max", name));
+    mode = *parsed;
+  };
+  command.add_option_function<std::string>("--think", set_mode, "Reasoning before the answer: none, high or max (default: none)")
+      ->type_name("MODE");
 }
 
 std::pair<int32_t, float> parse_logit_bias(const std::string& text) {

@@ -5,14 +5,14 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/env.h"
 #include "model/config.h"
-#include "runtime/engine.h"
-#include "runtime/sampler.h"
+#include "runtime/generation.h"
 
 namespace dsv4 {
 
@@ -22,10 +22,12 @@ CLI::Validator whole_number(int64_t low, int64_t high);
 CLI::Validator unsigned_number();
 
 // Numbers from `low` to INT_MAX.
-inline CLI::Validator whole_number_from(int64_t low) { return whole_number(low, std::numeric_limits<int>::max()); }
+inline CLI::Validator whole_number_from(int64_t low) {
+  return whole_number(low, std::numeric_limits<int>::max());
+}
 
-// The directory models/tiny that comes with the project: beside the build tree of this executable, else in the source tree it was built from.
-// Nothing where neither holds a config.json.
+// The directory models/tiny that comes with the project: beside the build tree of this executable, else in the source tree it was built
+// from. Nothing where neither holds a config.json.
 std::optional<std::filesystem::path> bundled_model();
 
 // --model, --threads and --context.
@@ -45,6 +47,8 @@ struct ModelArguments {
   bool is_bundled() const;
   // Threads of the CPU ops, as EngineOptions counts them.
   int threads(const Environment& environment) const;
+  // The CPU backend with that many threads.
+  std::unique_ptr<Backend> make_backend(const Environment& environment) const;
   // For an engine with one open sequence.
   EngineOptions engine_options(const Environment& environment) const;
 };
@@ -62,6 +66,28 @@ struct SamplingArguments {
   // The settings, checked against the vocabulary; the seed is drawn at random where it is not given. Throws Error.
   SamplingParams resolve(const std::filesystem::path& model_dir, int vocab_size) const;
 };
+
+// Sampling, length and ends of an answer.
+struct AnswerArguments {
+  SamplingArguments sampling;
+  std::vector<std::string> stop_strings;
+  std::vector<int32_t> stop_token_ids;
+  int max_tokens = 0;  // 0: as many as the context holds
+  bool ignore_eos = false;
+
+  void add(CLI::App& command);
+
+  // The settings, checked against the model. Throws Error.
+  GenerationOptions resolve(const std::filesystem::path& model_dir, int vocab_size) const;
+};
+
+// How an answer begins: at once, or with reasoning of some effort.
+enum class ThinkMode : uint8_t { kNone, kHigh, kMax };
+
+// "none", "high" or "max"; nothing for any other name.
+std::optional<ThinkMode> parse_think_mode(std::string_view name);
+const char* think_mode_name(ThinkMode mode);
+void add_think_option(CLI::App& command, ThinkMode& mode);
 
 // Reads "ID=VALUE"; VALUE is a number, -inf bans the token. Throws Error.
 std::pair<int32_t, float> parse_logit_bias(const std::string& text);

@@ -14,11 +14,17 @@ void print(std::string_view text) {
   require(std::fwrite(text.data(), 1, text.size(), stdout) == text.size(), "cannot write to standard output: {}", std::strerror(errno));
 }
 
-void flush_output() { require(std::fflush(stdout) == 0, "cannot write to standard output: {}", std::strerror(errno)); }
+void flush_output() {
+  require(std::fflush(stdout) == 0, "cannot write to standard output: {}", std::strerror(errno));
+}
 
-void print_note(std::string_view line) { std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data()); }
+void print_note(std::string_view line) {
+  std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
+}
 
-void print_error(std::string_view message) { print_note("dsv4: error: " + one_line(message)); }
+void print_error(std::string_view message) {
+  print_note("dsv4: error: " + one_line(message));
+}
 
 std::string one_line(std::string_view text) {
   std::string line;

@@ -5,9 +5,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <thread>
 
-#include "backend/cpu/backend.h"
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/input.h"
@@ -32,7 +30,9 @@ std::string text_path(const PerplexityArguments& arguments) {
   return (arguments.model.model_dir() / "heldout.txt").string();
 }
 
-double share(int64_t part, int64_t whole) { return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole); }
+double share(int64_t part, int64_t whole) {
+  return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
+}
 
 void print_json(const PerplexityReport& report, const std::string& path, size_t num_bytes, const PerplexityOptions& options) {
   nlohmann::ordered_json json;
@@ -58,9 +58,7 @@ int run_perplexity(const PerplexityArguments& arguments, const Environment& envi
   require(!text.empty(), "{}: the text is empty", path);
   const std::vector<int32_t> token_ids = Tokenizer::from_file(model_dir / "tokenizer.json").encode(text, SpecialTokens::kPlain);
 
-  const int num_threads = arguments.model.threads(environment);
-  set_cpu_threads(num_threads > 0 ? num_threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
-  const std::unique_ptr<Backend> backend = make_cpu_backend();
+  const std::unique_ptr<Backend> backend = arguments.model.make_backend(environment);
   const Checkpoint checkpoint = Checkpoint::open(model_dir);
   const PerplexityReport report = measure_perplexity(checkpoint, *backend, token_ids, arguments.options);
 
@@ -88,7 +86,8 @@ Command add_perplexity(CLI::App& app, const Environment& environment) {
   const auto arguments = std::make_shared<PerplexityArguments>();
   arguments->model.add_model(*command);
   arguments->model.add_threads(*command);
-  command->add_option("file", arguments->file, "UTF-8 text, - for standard input (default: heldout.txt of the bundled model)")->type_name("FILE");
+  command->add_option("file", arguments->file, "UTF-8 text, - for standard input (default: heldout.txt of the bundled model)")
+      ->type_name("FILE");
   command->add_option("--window", arguments->options.window, "Tokens predicted by one sequence; windows do not overlap")
       ->type_name("N")
       ->capture_default_str()

@@ -25,7 +25,8 @@ double seconds_since_process_start() {
   require(static_cast<bool>(fields >> start_ticks), "/proc/self/stat: no start time");
   timespec now = {};
   clock_gettime(CLOCK_BOOTTIME, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec) - start_ticks / static_cast<double>(sysconf(_SC_CLK_TCK));
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec) -
+         start_ticks / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
 int64_t peak_resident_bytes() {

@@ -12,8 +12,8 @@ namespace {
 std::span<const int32_t> feed_prompt(Engine& engine, int sequence_id, std::span<const int32_t> prompt_ids) {
   const size_t num_tokens = engine.tokens(sequence_id).size() + prompt_ids.size();
   require(num_tokens > 0, "the prompt is empty");
-  require(num_tokens < static_cast<size_t>(engine.max_context()), "the prompt has {} tokens, the context holds {} with the answer", num_tokens,
-          engine.max_context());
+  require(num_tokens < static_cast<size_t>(engine.max_context()), "the prompt has {} tokens, the context holds {} with the answer",
+          num_tokens, engine.max_context());
   engine.feed(sequence_id, prompt_ids);
   return engine.tokens(sequence_id);
 }

@@ -44,9 +44,10 @@ struct GenerationOptions {
 
 class Completion {
  public:
-  // An answer of at most `max_tokens` ≥ 1 tokens. The penalties look back at `prompt_ids`. `tokenizer` must outlive it. Throws Error for options out
-  // of their range; max_tokens of the options is not looked at.
-  Completion(const Tokenizer& tokenizer, const GenerationOptions& options, std::span<const int32_t> prompt_ids, int vocab_size, int max_tokens);
+  // An answer of at most `max_tokens` ≥ 1 tokens. The penalties look back at `prompt_ids`. `tokenizer` must outlive it. Throws Error for
+  // options out of their range; max_tokens of the options is not looked at.
+  Completion(const Tokenizer& tokenizer, const GenerationOptions& options, std::span<const int32_t> prompt_ids, int vocab_size,
+             int max_tokens);
 
   // What the next token is to be drawn with.
   Sampler& sampler() { return sampler_; }
@@ -93,10 +94,10 @@ struct GenerationTimes {
 // Drives one completion on an engine of which nothing else is running.
 class Generation {
  public:
-  // Continues an open sequence with `prompt_ids`; tokens it holds already count as prompt. `is_cancelled` is asked between steps. Throws Error where
-  // the prompt is empty or leaves no room for an answer.
-  Generation(Engine& engine, const Tokenizer& tokenizer, int sequence_id, std::span<const int32_t> prompt_ids, const GenerationOptions& options,
-             std::function<bool()> is_cancelled = {});
+  // Continues an open sequence with `prompt_ids`; tokens it holds already count as prompt. `is_cancelled` is asked between steps. Throws
+  // Error where the prompt is empty or leaves no room for an answer.
+  Generation(Engine& engine, const Tokenizer& tokenizer, int sequence_id, std::span<const int32_t> prompt_ids,
+             const GenerationOptions& options, std::function<bool()> is_cancelled = {});
 
   // Computes what is waiting, draws one token and returns the text decided by it. Nothing more comes once done().
   std::string next();

@@ -14,8 +14,8 @@ constexpr int kLogitsRows = 32;
 
 void check(const ModelConfig& config, std::span<const int32_t> token_ids, const PerplexityOptions& options) {
   require(!token_ids.empty(), "no tokens to predict");
-  require(options.window >= 1 && options.window < config.max_position_embeddings, "window: {} tokens, expected 1 to {} (the context less BOS)",
-          options.window, config.max_position_embeddings - 1);
+  require(options.window >= 1 && options.window < config.max_position_embeddings,
+          "window: {} tokens, expected 1 to {} (the context less BOS)", options.window, config.max_position_embeddings - 1);
   require(options.step_tokens >= 1, "step tokens: {}, expected 1 or more", options.step_tokens);
   for (int32_t token_id : token_ids) {
     require(token_id >= 0 && token_id < config.vocab_size, "token id {}: expected 0 to {}", token_id, config.vocab_size - 1);

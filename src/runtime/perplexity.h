@@ -18,7 +18,8 @@ struct PerplexityOptions {
 struct MtpReport {
   int64_t num_predictions = 0;
   int64_t num_equal_text = 0;  // its most likely token is the text's
-  int64_t num_equal_main = 0;  // its most likely token is the one the main model finds most likely one step later: a draft that would be accepted
+  int64_t num_equal_main =
+      0;  // its most likely token is the one the main model finds most likely one step later: a draft that would be accepted
 };
 
 struct PerplexityReport {
@@ -29,8 +30,9 @@ struct PerplexityReport {
   double bits_per_token() const { return bits / static_cast<double>(num_tokens); }
 };
 
-// Predicts every token of `token_ids`: consecutive windows that do not overlap, each preceded by BOS and run as one sequence from position 0.
-// Throws Error for no tokens, ids outside the vocabulary, a window that does not fit the model's context, or `with_mtp` where there is no MTP block.
+// Predicts every token of `token_ids`: consecutive windows that do not overlap, each preceded by BOS and run as one sequence from position
+// 0. Throws Error for no tokens, ids outside the vocabulary, a window that does not fit the model's context, or `with_mtp` where there is
+// no MTP block.
 PerplexityReport measure_perplexity(const Checkpoint& checkpoint, Backend& backend, std::span<const int32_t> token_ids,
                                     const PerplexityOptions& options);
 

@@ -12,9 +12,9 @@ namespace dsv4 {
 inline constexpr size_t kMaxStopStrings = 64;
 inline constexpr size_t kMaxStopStringBytes = 4096;
 
-// The text passes through; the first stop string that is complete ends it and is cut off with everything after it (of two that are complete at the same
-// byte, the longer one counts). Text that may be the beginning of a stop string is held back until that is decided. How the text is cut into pieces
-// makes no difference. Where text and stop strings are UTF-8 and pieces are whole characters, so is what comes out.
+// The text passes through; the first stop string that is complete ends it and is cut off with everything after it (of two that are complete
+// at the same byte, the longer one counts). Text that may be the beginning of a stop string is held back until that is decided. How the
+// text is cut into pieces makes no difference. Where text and stop strings are UTF-8 and pieces are whole characters, so is what comes out.
 class StopStrings {
  public:
   // Throws Error for an empty string, one longer than kMaxStopStringBytes, or more than kMaxStopStrings.

@@ -11,7 +11,7 @@
 
 #include "base/error.h"
 
-namespace dsv4 {
+namespace dsv4::test {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -202,7 +202,9 @@ std::string InteractiveProcess::read_until(const std::string& text) {
   }
 }
 
-void InteractiveProcess::send_signal(int signal) { kill(pid_, signal); }
+void InteractiveProcess::send_signal(int signal) {
+  kill(pid_, signal);
+}
 
 ProcessResult InteractiveProcess::finish() {
   close_end(input_);
@@ -218,4 +220,4 @@ ProcessResult InteractiveProcess::finish() {
   return result;
 }
 
-}  // namespace dsv4
+}  // namespace dsv4::test

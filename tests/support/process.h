@@ -7,15 +7,15 @@
 #include <string>
 #include <vector>
 
-namespace dsv4 {
+namespace dsv4::test {
 
 struct ProcessOptions {
-  std::vector<std::string> args;             // args[0] is the program's path
-  std::string input;                         // its standard input, closed after the last byte
-  std::vector<std::string> environment;      // "NAME=value", on top of this process's environment
-  std::filesystem::path stdout_file;         // where standard output goes instead of ProcessResult::out
-  bool close_stdout = false;                 // standard output is a pipe that nobody reads
-  std::chrono::seconds time_limit{300};      // after which the program is killed
+  std::vector<std::string> args;         // args[0] is the program's path
+  std::string input;                     // its standard input, closed after the last byte
+  std::vector<std::string> environment;  // "NAME=value", on top of this process's environment
+  std::filesystem::path stdout_file;     // where standard output goes instead of ProcessResult::out
+  bool close_stdout = false;             // standard output is a pipe that nobody reads
+  std::chrono::seconds time_limit{300};  // after which the program is killed
 };
 
 struct ProcessResult {
@@ -37,8 +37,8 @@ class InteractiveProcess {
   InteractiveProcess& operator=(const InteractiveProcess&) = delete;
 
   void write(const std::string& text);
-  // Waits until standard output holds `text` after what earlier calls returned; returns everything up to its end. Throws Error where the output
-  // ends or a minute passes before that.
+  // Waits until standard output holds `text` after what earlier calls returned; returns everything up to its end. Throws Error where the
+  // output ends or a minute passes before that.
   std::string read_until(const std::string& text);
   void send_signal(int signal);
   // Closes its standard input and waits for its end.
@@ -56,4 +56,4 @@ class InteractiveProcess {
   size_t num_seen_ = 0;  // bytes of out_ that read_until() has returned
 };
 
-}  // namespace dsv4
+}  // namespace dsv4::test
