@@ -140,8 +140,8 @@ class Chat {
     ReasoningView view(think_ != ThinkMode::kNone, isatty(STDOUT_FILENO) != 0);
     while (!generation.done()) show(view.push(generation.next()));
     show(view.finish() + "\n");
-    const Completion& completion = generation.completion();
-    conversation_.add_assistant(split_answer(completion.text(), think_, completion.ended_by_eos()));
+    const Answer& answer = generation.answer();
+    conversation_.add_assistant(split_answer(answer.text(), think_, answer.ended_by_eos()));
     report_end(generation);
   }
 
@@ -152,12 +152,13 @@ class Chat {
   }
 
   void report_end(const Generation& generation) const {
-    const Completion& completion = generation.completion();
-    const size_t num_tokens = completion.tokens().size();
-    if (completion.finish_reason() == FinishReason::kCancelled) print_note("dsv4: stopped");
-    if (completion.finish_reason() != FinishReason::kLength) return;
+    const Answer& answer = generation.answer();
+    const size_t num_tokens = answer.tokens().size();
+    if (answer.finish_reason() == FinishReason::kCancelled) print_note("dsv4: stopped");
+    if (answer.finish_reason() != FinishReason::kLength) return;
     if (static_cast<size_t>(generation.num_prompt_tokens()) + num_tokens >= static_cast<size_t>(engine_.max_context())) {
-      print_note(fmt::format("dsv4: the context of {} tokens is full, the answer is cut; /reset starts a new conversation", engine_.max_context()));
+      print_note(fmt::format("dsv4: the context of {} tokens is full, the answer is cut; /reset starts a new conversation",
+                             engine_.max_context()));
     } else {
       print_note(fmt::format("dsv4: the answer is cut after {} tokens (--max-tokens)", num_tokens));
     }
@@ -180,10 +181,11 @@ Command add_chat(CLI::App& app, const Environment& environment) {
   command->add_option("--system", arguments->system, "System message")->type_name("TEXT");
   add_think_option(*command, arguments->think);
   arguments->answer.add(*command);
-  command->footer(std::string("Example: dsv4 chat --system \"Answer briefly.\"\n"
-                              "Every line is a message; where standard input is a terminal it can be edited, with a history. Answers go to standard\n"
-                              "output, everything else to standard error. Lines that begin with a slash are commands:\n") +
-                  kHelp);
+  command->footer(
+      std::string("Example: dsv4 chat --system \"Answer briefly.\"\n"
+                  "Every line is a message; where standard input is a terminal it can be edited, with a history. Answers go to standard\n"
+                  "output, everything else to standard error. Lines that begin with a slash are commands:\n") +
+      kHelp);
   return {command, [arguments, environment] { return Chat(*arguments, environment).run(); }};
 }
 

@@ -21,7 +21,7 @@ constexpr int kDefaultMaxTokens = 512;
 struct GenerateArguments {
   ModelArguments model;
   AnswerArguments answer;
-  std::string text;                  // positional
+  std::string text;  // positional
   std::optional<std::string> prompt;
   std::string prompt_file;
   std::string system;
@@ -69,7 +69,7 @@ struct Speed {
 
 Speed measure(const Generation& generation, double load_seconds, double first_token_seconds) {
   const GenerationTimes& times = generation.times();
-  const size_t num_decoded = generation.completion().tokens().size() - 1;
+  const size_t num_decoded = generation.answer().tokens().size() - 1;
   return {load_seconds, first_token_seconds, generation.num_fed_tokens() / times.prompt,
           num_decoded == 0 ? 0.0 : static_cast<double>(num_decoded) / times.decode};
 }
@@ -88,24 +88,24 @@ nlohmann::ordered_json logprobs_json(const std::vector<SampledToken>& tokens, co
   return all;
 }
 
-void print_json(const GenerateArguments& arguments, const GenerationOptions& options, const Generation& generation, std::span<const int32_t> prompt_ids,
-                const Tokenizer& tokenizer, const Speed& speed) {
-  const Completion& completion = generation.completion();
-  AnswerParts parts;
+void print_json(const GenerateArguments& arguments, const GenerationOptions& options, const Generation& generation,
+                std::span<const int32_t> prompt_ids, const Tokenizer& tokenizer, const Speed& speed) {
+  const Answer& answer = generation.answer();
+  Completion parts;
   if (arguments.raw) {
-    parts.content = completion.text();
+    parts.content = answer.text();
   } else {
-    parts = split_answer(completion.text(), arguments.think, completion.ended_by_eos());
+    parts = split_answer(answer.text(), arguments.think, answer.ended_by_eos());
   }
   std::vector<int32_t> token_ids;
-  for (const SampledToken& token : completion.tokens()) token_ids.push_back(token.token_id);
+  for (const SampledToken& token : answer.tokens()) token_ids.push_back(token.token_id);
 
   nlohmann::ordered_json report;
-  report["text"] = completion.text();
-  report["reasoning_content"] = parts.reasoning_content;
-  report["content"] = parts.content;
-  report["tool_calls"] = nlohmann::ordered_json::parse(parts.tool_calls.dump());
-  report["finish_reason"] = finish_reason_name(completion.finish_reason());
+  report["text"] = answer.text();
+  const Json message = message_json(std::move(parts));
+  for (const char* part : {"content", "reasoning_content", "tool_calls"})
+    report[part] = nlohmann::ordered_json::parse(message.find(part)->dump());
+  report["finish_reason"] = finish_reason_name(answer.finish_reason());
   report["prompt_token_ids"] = prompt_ids;
   report["token_ids"] = token_ids;
   report["seed"] = options.sampling.seed;
@@ -118,15 +118,16 @@ void print_json(const GenerateArguments& arguments, const GenerationOptions& opt
                        {"decode_seconds", generation.times().decode},
                        {"prompt_tokens_per_second", speed.prompt_rate},
                        {"decode_tokens_per_second", speed.decode_rate}};
-  if (options.sampling.num_logprobs > 0) report["logprobs"] = logprobs_json(completion.tokens(), tokenizer);
+  if (options.sampling.num_logprobs > 0) report["logprobs"] = logprobs_json(answer.tokens(), tokenizer);
   print(report.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 void print_speed(const GenerationOptions& options, const Generation& generation, const Speed& speed) {
-  const Completion& completion = generation.completion();
-  print_note(fmt::format("[prompt {} tokens, {:.1f} tok/s; answer {} tokens, {:.1f} tok/s; first token {:.2f} s after start; finish {}; seed {}]",
-                         generation.num_prompt_tokens(), speed.prompt_rate, completion.tokens().size(), speed.decode_rate,
-                         speed.first_token_seconds, finish_reason_name(completion.finish_reason()), options.sampling.seed));
+  const Answer& answer = generation.answer();
+  print_note(
+      fmt::format("[prompt {} tokens, {:.1f} tok/s; answer {} tokens, {:.1f} tok/s; first token {:.2f} s after start; finish {}; seed {}]",
+                  generation.num_prompt_tokens(), speed.prompt_rate, answer.tokens().size(), speed.decode_rate, speed.first_token_seconds,
+                  finish_reason_name(answer.finish_reason()), options.sampling.seed));
 }
 
 int run_generate(const GenerateArguments& arguments, const Environment& environment) {
@@ -174,17 +175,21 @@ Command add_generate(CLI::App& app, const Environment& environment) {
   prompt->require_option(1);
   CLI::Option* system = command->add_option("--system", arguments->system, "System message before the prompt")->type_name("TEXT");
   add_think_option(*command, arguments->think);
-  CLI::Option* raw = command->add_flag("--raw", arguments->raw, "Continue the prompt as plain text instead of answering it as a user's message");
+  CLI::Option* raw =
+      command->add_flag("--raw", arguments->raw, "Continue the prompt as plain text instead of answering it as a user's message");
   raw->excludes(system)->excludes(command->get_option("--think"));
   arguments->answer.add(*command);
   CLI::Option* json = command->add_flag("--json", arguments->json, "Print one JSON object: the answer's parts, token ids, usage, timings");
-  command->add_option("--logprobs", arguments->answer.sampling.params.num_logprobs, "Log-probabilities of the N best tokens at each place, with --json")
+  command
+      ->add_option("--logprobs", arguments->answer.sampling.params.num_logprobs,
+                   "Log-probabilities of the N best tokens at each place, with --json")
       ->type_name("N")
       ->transform(whole_number(0, kMaxLogprobs))
       ->needs(json);
   command->add_flag("-q,--quiet", arguments->quiet, "No line about speed on standard error");
-  command->footer("Example: dsv4 generate --think none --temperature 0 \"Who was Moses?\"\n"
-                  "The answer goes to standard output as it is made (with --think, the reasoning and </think> before it), a line end after it.");
+  command->footer(
+      "Example: dsv4 generate --think none --temperature 0 \"Who was Moses?\"\n"
+      "The answer goes to standard output as it is made (with --think, the reasoning and </think> before it), a line end after it.");
   return {command, [arguments, environment] { return run_generate(*arguments, environment); }};
 }
 
