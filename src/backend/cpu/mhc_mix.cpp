@@ -14,20 +14,19 @@ void mhc_mixes(const float* v, const float* fn, int num_mixes, int width, float 
 }
 
 namespace {
+
 template <int kBytes>
-DSV4_INLINE void collapse_wide(const float* v, const float* weights, int hc_mult, int dim, Bf16* x) {
+DSV4_INLINE void mhc_collapse_wide(const float* v, const float* weights, int hc_mult, int dim, Bf16* x) {
   for (int k = 0; k < dim; ++k) {
     float sum = 0.0f;
     for (int h = 0; h < hc_mult; ++h) sum += weights[h] * v[h * dim + k];
     x[k] = to_bf16(sum);
   }
 }
-DSV4_LEAF(collapse, (const float* v, const float* weights, int hc_mult, int dim, Bf16* x), (v, weights, hc_mult, dim, x))
+
 }  // namespace
 
-void mhc_collapse(const float* v, const float* weights, int hc_mult, int dim, Bf16* x) {
-  collapse(v, weights, hc_mult, dim, x);
-}
+DSV4_LEAF(mhc_collapse, (const float* v, const float* weights, int hc_mult, int dim, Bf16* x), (v, weights, hc_mult, dim, x))
 
 float sigmoid(float x) {
   return 1.0f / (1.0f + std::exp(-x));
