@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,7 +34,7 @@ class Checkpoint {
   // non-finite values and expert ids out of range are refused. Throws Error with one line.
   static Checkpoint open(const std::filesystem::path& directory, ValueCheck check = ValueCheck::kStandard);
 
-  // The same for a config.json and one safetensors file in memory; `safetensors` must outlive the result.
+  // The same for the texts of a config.json and of one safetensors file in memory; `safetensors` must outlive the result.
   static Checkpoint from_memory(std::string_view config_text, std::span<const std::byte> safetensors,
                                 ValueCheck check = ValueCheck::kStandard);
 
@@ -64,11 +65,13 @@ class Checkpoint {
   int64_t tensor_bytes() const;
 
  private:
-  struct Source;  // a tensor as the files have it
-
   Checkpoint() = default;
-  static Checkpoint assemble(ModelConfig config, std::vector<Source> sources, std::vector<std::string> messages, ValueCheck check);
+  // Takes the tensors as the files name them, and checks all there is to check.
+  void assemble(std::vector<SafetensorsEntry> sources, ValueCheck check);
+  void drop_unused_mtp();
   void read_expert_counts();
+  void check_tensors(ValueCheck check);
+  void set_extra_tensors_aside(const std::set<std::string_view>& expected);
   void align(TensorView& view);
 
   ModelConfig config_;

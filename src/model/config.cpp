@@ -21,8 +21,6 @@ constexpr size_t kMaxConfigBytes = 1 << 20;
 constexpr size_t kMaxConfigValues = 100'000;
 constexpr int kMaxLayers = 512;
 constexpr int kMaxScheduleEntries = 4096;
-// Bounds the number of tensors a configuration can ask for; Pro has 62·384.
-constexpr int64_t kMaxExpertsInAll = 131072;
 
 // Which models need a value that config.json may lack.
 enum class Need : uint8_t { kAlways, kCompressed, kCsa, kNever };
@@ -73,7 +71,7 @@ constexpr IntField kIntFields[] = {
     {{"index_topk"}, &Mc::index_topk, 1, 65536, 1, Need::kCsa},
     {{"hc_mult"}, &Mc::hc_mult, 1, 8, 1, Need::kAlways},
     {{"hc_sinkhorn_iters"}, &Mc::hc_sinkhorn_iters, 1, 1000, 1, Need::kAlways},
-    {{"n_routed_experts"}, &Mc::n_routed_experts, 1, 4096, 1, Need::kAlways},
+    {{"n_routed_experts"}, &Mc::n_routed_experts, 1, kMaxRoutedExperts, 1, Need::kAlways},
     {{"n_shared_experts"}, &Mc::n_shared_experts, 1, 1, 1, Need::kNever},
     {{"num_experts_per_tok", "n_activated_experts"}, &Mc::num_experts_per_tok, 1, 256, 1, Need::kAlways},
     {{"moe_intermediate_size", "moe_inter_dim"}, &Mc::moe_intermediate_size, 32, 65536, kFp4Block, Need::kAlways},

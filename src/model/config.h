@@ -18,6 +18,11 @@ enum class LayerKind : uint8_t { kSwa, kCsa, kHca };
 inline constexpr int kCsaRatio = 4;
 inline constexpr int kHcaRatio = 128;
 
+// Bounds on routed experts, per layer and in all layers: they bound the number of tensors a configuration can ask for. Pro has 384 and
+// 62·384.
+inline constexpr int kMaxRoutedExperts = 4096;
+inline constexpr int64_t kMaxExpertsInAll = 131072;
+
 // Fields carry the names of config.json; the comment gives the reference's own name where it differs. The defaults are Flash's.
 struct ModelConfig {
   int vocab_size = 129280;
