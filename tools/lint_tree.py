@@ -200,7 +200,10 @@ def check_environment_access(tree):
     for file in tree.cpp():
         if file.path == "src/base/env.cpp":
             continue
-        for line, match in file.matches(r"\b(?:secure_)?getenv\b|\benviron\b"):
+        names = r"\b(?:secure_)?getenv\b"
+        if room_of(file.path) is not None:  # a test may hand its environment on to a program it starts
+            names += r"|\benviron\b"
+        for line, match in file.matches(names):
             yield Finding(file.path, line, "environment", f"{match.group()}: the environment is read in src/base/env.cpp alone")
 
 

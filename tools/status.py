@@ -39,6 +39,27 @@ def is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) != float("inf") and value == value
 
 
+def check_limit(entry, where):
+    if (entry["limit"] is None) != (entry["comparison"] is None):
+        raise StatusError(f"{where}: limit and comparison go together")
+    if entry["limit"] is not None and not (is_number(entry["limit"]) and entry["comparison"] in COMPARISONS):
+        raise StatusError(f"{where}: expected a number as limit and one of {', '.join(COMPARISONS)} as comparison")
+
+
+def check_result(result, gates, where):
+    """Raises StatusError unless the result makes sense by itself and fits its gate's definition."""
+    check_limit(result, where)
+    if not is_number(result["value"]):
+        raise StatusError(f"{where}: value {result['value']!r}, expected a number")
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", str(result["date"])):
+        raise StatusError(f"{where}: date {result['date']!r}, expected YYYY-MM-DD")
+    if result["pass"] is not passes(result["value"], result["limit"], result["comparison"]):
+        raise StatusError(f"{where}: pass {result['pass']} contradicts the value and the limit")
+    gate = gates.get(result["gate"])
+    if gate is not None and any(gate[key] != result[key] for key in ("unit", "limit", "comparison")):
+        raise StatusError(f"{where}: unit or limit differ from bench/gates.jsonl, measure {result['gate']} again")
+
+
 def read_lines(path, keys):
     """The objects of a .jsonl file, each with exactly these keys."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -48,10 +69,7 @@ def read_lines(path, keys):
             raise StatusError(f"{path}:{number}: {error}") from error
         if not isinstance(entry, dict) or list(entry) != keys:
             raise StatusError(f"{path}:{number}: expected the keys {', '.join(keys)} in this order")
-        if (entry["limit"] is None) != (entry["comparison"] is None):
-            raise StatusError(f"{path}:{number}: limit and comparison go together")
-        if entry["limit"] is not None and not (is_number(entry["limit"]) and entry["comparison"] in COMPARISONS):
-            raise StatusError(f"{path}:{number}: expected a number as limit and one of {', '.join(COMPARISONS)} as comparison")
+        check_limit(entry, f"{path}:{number}")
         yield number, entry
 
 
@@ -71,18 +89,10 @@ def read_results(root, gates):
     latest = {}
     for path in sorted((root / "bench/results").glob("*.jsonl")):
         for number, result in read_lines(path, RESULT_KEYS):
-            if not is_number(result["value"]):
-                raise StatusError(f"{path}:{number}: value {result['value']!r}, expected a number")
-            if not re.fullmatch(r"\d{4}-\d\d-\d\d", str(result["date"])):
-                raise StatusError(f"{path}:{number}: date {result['date']!r}, expected YYYY-MM-DD")
-            if result["pass"] is not passes(result["value"], result["limit"], result["comparison"]):
-                raise StatusError(f"{path}:{number}: pass {result['pass']} contradicts the value and the limit")
-            latest[result["gate"], result["machine"]] = (path, number, result)
-    for path, number, result in latest.values():
-        gate = gates.get(result["gate"])
-        if gate is not None and any(gate[key] != result[key] for key in ("unit", "limit", "comparison")):
-            raise StatusError(f"{path}:{number}: unit or limit differ from bench/gates.jsonl: measure {result['gate']} again")
-    return [result for _, _, result in (latest[key] for key in sorted(latest))]
+            latest[result["gate"], result["machine"]] = (result, f"{path}:{number}")
+    for result, where in latest.values():  # earlier results may have had another limit
+        check_result(result, gates, where)
+    return [latest[key][0] for key in sorted(latest)]
 
 
 def cell(value):
@@ -189,7 +199,8 @@ def check(root):
 
 def record(root, options):
     """Appends a result; what the options leave out comes from the gate's definition."""
-    gate = read_gates(root).get(options.gate, {})
+    gates = read_gates(root)
+    gate = gates.get(options.gate, {})
     entry = {
         "machine": options.machine,
         "date": options.date or datetime.date.today().isoformat(),
@@ -203,11 +214,9 @@ def record(root, options):
     for key in ("unit", "command"):
         if entry[key] is None:
             raise StatusError(f"gate {options.gate} is not in bench/gates.jsonl: give --{key}")
-    if (entry["limit"] is None) != (entry["comparison"] is None):
-        raise StatusError("give --limit and --comparison together")
-    if not is_number(entry["value"]):
-        raise StatusError(f"value {entry['value']}, expected a finite number")
+    check_limit(entry, "record")
     entry["pass"] = passes(entry["value"], entry["limit"], entry["comparison"])
+    check_result(entry, gates, "record")
     stem = re.sub(r"[^a-z0-9]+", "_", options.machine.lower()).strip("_")
     if not stem:
         raise StatusError(f"machine {options.machine!r}, expected a name with letters or digits")

@@ -87,6 +87,8 @@ class FileRules(LintTest):
 
     def test_environment(self):
         self.assertEqual(self.lint_source('inline auto* f() { return std::getenv("B"); }\n'), [(1, "environment")])
+        self.assertEqual(self.lint_source("inline char** f() { return environ; }\n"), [(1, "environment")])
+        self.assertEqual(self.lint({"tests/support/a.cpp": "char** f() { return environ; }\n"}), [])
         self.assertEqual(self.lint_source('// getenv("B")\nconst char* const a = "getenv";\n'), [])
 
     def test_inline_assembly(self):

@@ -98,10 +98,12 @@ class StatusTest(unittest.TestCase):
         (self.root / "bench/results/m.jsonl").write_text("{\n")
         self.assertIn("m.jsonl:1: ", self.run_status()[1])
 
-    def test_record_refuses_what_is_not_a_number(self):
+    def test_record_refuses_what_would_not_be_read(self):
         for value in ("nan", "inf"):
             self.assertEqual(self.run_status("record", "--machine", "m", "b.cosine", value)[0], 1)
         self.assertEqual(self.run_status("record", "--machine", "??", "b.cosine", "1")[0], 1)
+        self.assertEqual(self.run_status("record", "--machine", "m", "--date", "today", "b.cosine", "1")[0], 1)
+        self.assertEqual(self.run_status("record", "--machine", "m", "--limit", "2", "b.cosine", "1")[0], 1)
         self.assertEqual(list((self.root / "bench/results").iterdir()), [])
 
 
