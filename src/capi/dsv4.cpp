@@ -127,7 +127,7 @@ dsv4_status dsv4_open(const char* model_dir, const dsv4_options* options, dsv4_e
     const dsv4_options given = read_struct(options, dsv4_options{sizeof(dsv4_options), 0, 0, 0, 0}, "dsv4_options");
     auto opened = std::make_unique<dsv4_engine>(engine_options(model_dir, given));
     const std::filesystem::path tokenizer_file = opened->engine.options().model_dir / "tokenizer.json";
-    if (std::filesystem::exists(tokenizer_file)) opened->tokenizer = dsv4::Tokenizer::load(tokenizer_file);
+    if (std::filesystem::exists(tokenizer_file)) opened->tokenizer = dsv4::Tokenizer::from_file(tokenizer_file);
     *engine = opened.release();
   });
   if (message != nullptr && message_size > 0) {
@@ -165,7 +165,8 @@ dsv4_status dsv4_detokenize(dsv4_engine* engine, const int32_t* ids, size_t num_
   return guarded(engine->message, DSV4_ERROR_INVALID_ARGUMENT, [&] {
     expect((ids != nullptr || num_ids == 0) && (text != nullptr || capacity == 0) && length != nullptr, DSV4_ERROR_INVALID_ARGUMENT,
            "dsv4_detokenize: ids, text and length must not be NULL");
-    const std::string decoded = tokenizer_of(engine).decode(std::span(ids, num_ids));
+    std::string decoded;
+    for (int32_t id : std::span(ids, num_ids)) decoded += tokenizer_of(engine).token_bytes(id);
     *length = decoded.size();
     expect(decoded.size() <= capacity, DSV4_ERROR_CAPACITY, "dsv4_detokenize: {} bytes, the array holds {}", decoded.size(), capacity);
     std::copy(decoded.begin(), decoded.end(), text);

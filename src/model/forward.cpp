@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "model/layer.h"
 
 namespace dsv4 {
 namespace {
@@ -56,7 +55,8 @@ void Model::run(int layer_idx, const LayerWeights& weights, const BatchView& bat
   const int ratio = config_.ratio(layer_idx);
   const float* freqs = freqs_.as<float>() + (ratio == 0 ? 0 : kHalfRope);
   const int max_visible = ratio == 0 ? 0 : num_visible_entries(max_position, ratio);
-  run_layer({config_, weights, cache.layer(layer_idx), freqs, ratio, max_visible}, batch, streams, workspace_, backend_);
+  LayerObserver* observer = config_.is_mtp(layer_idx) ? nullptr : observer_;
+  run_layer({config_, weights, cache.layer(layer_idx), freqs, layer_idx, ratio, max_visible, observer}, batch, streams, workspace_, backend_);
 }
 
 void Model::forward(const StepInput& step, KvCache& cache) {
@@ -68,10 +68,6 @@ void Model::forward(const StepInput& step, KvCache& cache) {
   backend_.embed({batch.token_ids, weights_.embed, workspace_.streams, batch.num_tokens, config_.hc_mult, config_.hidden_size});
   for (int layer_idx = 0; layer_idx < config_.num_hidden_layers; ++layer_idx) {
     run(layer_idx, weights_.layers[static_cast<size_t>(layer_idx)], batch, max_position, cache, workspace_.streams);
-    if (observer_ != nullptr) {
-      const int32_t* selected = config_.ratio(layer_idx) == 4 ? workspace_.selected : nullptr;
-      observer_->on_layer(layer_idx, batch.num_tokens, workspace_.streams, selected);
-    }
   }
 }
 
@@ -131,9 +127,6 @@ void Model::forward_layer(int layer_idx, const StepInput& step, KvCache& cache, 
   const size_t bytes = product({num_rows_, config_.hc_mult, config_.hidden_size}, sizeof(Bf16));
   backend_.copy_from_host(workspace_.streams, streams, bytes);
   run(layer_idx, weights_.layers.at(static_cast<size_t>(layer_idx)), batch, max_position, cache, workspace_.streams);
-  if (observer_ != nullptr) {
-    observer_->on_layer(layer_idx, num_rows_, workspace_.streams, config_.ratio(layer_idx) == 4 ? workspace_.selected : nullptr);
-  }
   backend_.copy_to_host(out, workspace_.streams, bytes);
 }
 

@@ -8,6 +8,7 @@
 #include "model/checkpoint.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
+#include "model/layer.h"
 #include "model/step.h"
 #include "model/weights.h"
 #include "model/workspace.h"
@@ -18,14 +19,6 @@ struct ModelOptions {
   int max_step_tokens = 512;  // rows of one step
   int max_step_seqs = 1;      // sequences of one step
   int max_logits_rows = 16;   // rows of one call of logits()
-};
-
-// Sees what every layer leaves behind, for verification. Pointers are backend memory, valid during the call.
-class LayerObserver {
- public:
-  virtual ~LayerObserver() = default;
-  // streams [num_tokens, hc_mult, hidden_size] after layer `layer_idx`; selected [num_tokens, index_topk] in CSA layers, else nullptr.
-  virtual void on_layer(int layer_idx, int num_tokens, const Bf16* streams, const int32_t* selected) = 0;
 };
 
 class Model {
@@ -57,7 +50,7 @@ class Model {
   // [num_rows, num_experts_per_tok]. For verification.
   void route(int layer_idx, const Bf16* x, const float* bias, int num_rows, int32_t* experts, float* weights);
 
-  // Called after every layer of forward() until replaced; nullptr: none.
+  // Called from every main layer that runs, until replaced; nullptr: none.
   void set_observer(LayerObserver* observer) { observer_ = observer; }
 
  private:

@@ -19,6 +19,7 @@ class LayerRun {
     enter(layer_.weights.hc_ffn, layer_.weights.ffn_norm);
     moe();
     leave();
+    if (layer_.observer != nullptr) layer_.observer->on_layer(layer_.layer_idx, num_tokens(), streams_);
   }
 
  private:
@@ -103,6 +104,7 @@ class LayerRun {
       backend_.index_scores({ws_.iq_codes, ws_.iq_scales, ws_.index_weights, batch_, layer_.cache.index_entries, ws_.scores, stride, row, row_end,
                              config_.index_n_heads, config_.index_head_dim, layer_.ratio, config_.index_topk});
       backend_.topk({ws_.scores, batch_.positions, ws_.selected, stride, row, row_end, layer_.ratio, config_.index_topk});
+      if (layer_.observer != nullptr) layer_.observer->on_selection(layer_.layer_idx, row, row_end, ws_.scores, stride, ws_.selected);
     }
   }
 

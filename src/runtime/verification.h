@@ -23,7 +23,9 @@ struct LayerReport {
   double p01 = 0.0;
   double min = 0.0;
   int min_position = 0;
-  std::optional<double> topk_overlap;  // mean share of the golden selection found, CSA layers
+  // CSA layers: mean share of the golden selection found, where entries of equal score may stand for each other (spec 2.7: ties are unspecified) …
+  std::optional<double> topk_overlap;
+  std::optional<double> topk_overlap_strict;  // … and where they may not
 };
 
 // Logits against golden logits: cosine per position, and the share of positions with the same argmax.
@@ -40,7 +42,7 @@ struct VerifyReport {
   LogitsReport prefill;
   std::optional<LogitsReport> decode;
   std::optional<LogitsReport> mtp;
-  std::optional<int> greedy_equal;  // golden greedy tokens reproduced at their place, of greedy_of
+  std::optional<int> greedy_equal;  // greedy tokens that are drawn after the golden tokens before them, of greedy_of
   int greedy_of = 0;
   std::optional<bool> router_equal;
   bool judged_by_variation = false;   // variation.json was there
