@@ -70,12 +70,16 @@ TEST(Engine, EveryPrefixHasTheSameLogitsTokenByTokenAndAtOnce) {
 // Sequences join, leave, feed prompts and single tokens in any order; each must give what it gives alone.
 TEST(Engine, RandomSchedulesGiveTheSameLogitsAsSequencesAlone) {
   constexpr int kSlots = 4;
-  for (unsigned seed = 0; seed < 6; ++seed) {
+  for (unsigned seed = 0; seed < 5; ++seed) {
     std::mt19937 random(seed);
     Engine engine(mini_options(kSlots, pick(random, 1, 40)));
     Engine oracle(mini_options(1, 256));
     std::vector<int> open;
     int num_checked = 0;
+    const auto check = [&](int id) {
+      ++num_checked;
+      EXPECT_EQ(engine.logits(id), logits_alone(oracle, engine.tokens(id))) << "seed " << seed;
+    };
     for (int event = 0; event < 60; ++event) {
       const int kind = pick(random, 0, 9);
       if (kind <= 2 && static_cast<int>(open.size()) < kSlots) {
@@ -92,12 +96,12 @@ TEST(Engine, RandomSchedulesGiveTheSameLogitsAsSequencesAlone) {
       } else {
         engine.step();
         for (int id : open) {
-          if (!engine.ready(id) || pick(random, 0, 2) != 0) continue;
-          ASSERT_EQ(engine.logits(id), logits_alone(oracle, engine.tokens(id))) << "seed " << seed << ", event " << event;
-          ++num_checked;
+          if (engine.ready(id) && pick(random, 0, 2) == 0) check(id);
         }
       }
     }
+    run_to_end(engine);
+    for (int id : open) check(id);
     EXPECT_GT(num_checked, 0) << "seed " << seed;
   }
 }
