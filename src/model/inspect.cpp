@@ -44,6 +44,12 @@ const char* expert_format_name(ExpertFormat format) {
   return format == ExpertFormat::kFp4 ? "fp4" : "fp8";
 }
 
+// "284.33 B", or in millions for small models.
+std::string parameters_text(int64_t count) {
+  const auto number = static_cast<double>(count);
+  return number >= 1e9 ? fmt::format("{:.2f} B", number / 1e9) : fmt::format("{:.2f} M", number / 1e6);
+}
+
 std::string experts_text(const std::vector<int>& num_experts) {
   const auto [low, high] = std::minmax_element(num_experts.begin(), num_experts.end());
   return *low == *high ? fmt::format("{}", *low) : fmt::format("{} to {}", *low, *high);
@@ -68,8 +74,8 @@ std::string configuration_text(const Inspection& inspection) {
                               c.moe_intermediate_size, c.n_shared_experts, c.num_hash_layers));
   line("context", fmt::format("{}, rope {} (compressed layers {}, YaRN {} × {})", c.max_position_embeddings, c.rope_theta,
                               c.compress_rope_theta, c.rope_factor, c.original_max_position_embeddings));
-  line("parameters", fmt::format("{:.2f} B, {:.2f} B active", static_cast<double>(inspection.bytes.parameters) / 1e9,
-                                 static_cast<double>(inspection.bytes.active_parameters) / 1e9));
+  line("parameters",
+       fmt::format("{}, {} active", parameters_text(inspection.bytes.parameters), parameters_text(inspection.bytes.active_parameters)));
   line("tensors", inspection.has_weights ? fmt::format("{} in the files, every name, dtype and shape as expected",
                                                        grouped_digits(inspection.bytes.num_tensors))
                                          : fmt::format("{} expected (no weights here)", grouped_digits(inspection.bytes.num_tensors)));
@@ -80,7 +86,7 @@ std::string bytes_text(const Inspection& inspection) {
   const WeightBytes& bytes = inspection.bytes;
   std::string text;
   const auto row = [&text](const std::string& name, int64_t value) {
-    text += fmt::format("  {:<28}{:>22}{:>14}\n", name, grouped_digits(value), gib_text(value));
+    text += fmt::format("  {:<28}{:>22}{:>14}\n", name, grouped_digits(value), size_text(value));
   };
   text += "weights by part\n";
   for (int i = 0; i < kNumTensorCategories; ++i) {

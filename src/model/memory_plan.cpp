@@ -137,8 +137,13 @@ std::string grouped_digits(int64_t value) {
   return digits;
 }
 
-std::string gib_text(int64_t bytes) {
-  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / kGib);
+std::string size_text(int64_t bytes) {
+  constexpr int64_t kKib = 1024;
+  const auto in = [bytes](int64_t unit) { return static_cast<double>(bytes) / static_cast<double>(unit); };
+  if (bytes >= kKib * kKib * kKib) return fmt::format("{:.2f} GiB", in(kKib * kKib * kKib));
+  if (bytes >= kKib * kKib) return fmt::format("{:.2f} MiB", in(kKib * kKib));
+  if (bytes >= kKib) return fmt::format("{:.2f} KiB", in(kKib));
+  return fmt::format("{} bytes", bytes);
 }
 
 std::string split_problem(const ModelConfig& config, std::span<const int> num_experts, int num_gpus) {
@@ -185,9 +190,9 @@ MemoryPlan plan_memory(const ModelConfig& config, std::span<const TensorSpec> sp
 }
 
 std::string fit_line(const MemoryPlan& plan) {
-  const std::string needs = fmt::format("needs {} per GPU", gib_text(plan.needed()));
+  const std::string needs = fmt::format("needs {} per GPU", size_text(plan.needed()));
   if (plan.available == 0) return needs;
-  if (plan.fits()) return fmt::format("{}, fits in {}", needs, gib_text(plan.available));
+  if (plan.fits()) return fmt::format("{}, fits in {}", needs, size_text(plan.available));
   std::string options;
   const auto add = [&options](const std::string& option) { options += (options.empty() ? "" : ", or ") + option; };
   if (plan.max_context > 0) {
@@ -196,7 +201,7 @@ std::string fit_line(const MemoryPlan& plan) {
   if (plan.max_seqs > 0) add(fmt::format("{} of {} positions", plural(plan.max_seqs, "sequence"), grouped_digits(plan.request.context)));
   if (plan.min_gpus > 0) add(plural(plan.min_gpus, "GPU"));
   if (options.empty()) options = "nothing on GPUs of this size";
-  return fmt::format("{}, but there are {}; what would fit: {}", needs, gib_text(plan.available), options);
+  return fmt::format("{}, but there are {}; what would fit: {}", needs, size_text(plan.available), options);
 }
 
 std::string plan_text(const MemoryPlan& plan) {
@@ -205,7 +210,7 @@ std::string plan_text(const MemoryPlan& plan) {
                                  plural(request.num_seqs, "sequence"), grouped_digits(request.context), request.max_step_tokens,
                                  plan.with_mtp ? ", with MTP" : "");
   const auto row = [&text](const char* name, int64_t bytes) {
-    text += fmt::format("  {:<28}{:>22}{:>14}\n", name, grouped_digits(bytes), gib_text(bytes));
+    text += fmt::format("  {:<28}{:>22}{:>14}\n", name, grouped_digits(bytes), size_text(bytes));
   };
   row("weights, split", plan.split_weights);
   row("weights, on every GPU", plan.replicated_weights);

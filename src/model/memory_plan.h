@@ -59,8 +59,8 @@ std::string fit_line(const MemoryPlan& plan);
 std::string plan_text(const MemoryPlan& plan);
 nlohmann::ordered_json plan_json(const MemoryPlan& plan);
 
-// "159,609,485,896" and "148.65 GiB".
+// "159,609,485,896"; "148.65 GiB", or in MiB, KiB or bytes where that is the largest unit that leaves at least 1.
 std::string grouped_digits(int64_t value);
-std::string gib_text(int64_t bytes);
+std::string size_text(int64_t bytes);
 
 }  // namespace dsv4
