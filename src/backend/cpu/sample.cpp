@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <span>
@@ -7,31 +6,10 @@
 
 #include "backend/cpu/ops.h"
 #include "base/error.h"
+#include "base/philox.h"
 
 namespace dsv4::cpu {
 namespace {
-
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"): ten rounds of a keyed bijection of 128-bit counters.
-std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = uint64_t{0xD2511F53u} * counter[0];
-    const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter[2];
-    counter = {static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(product1),
-               static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(product0)};
-    key[0] += 0x9E3779B9u;
-    key[1] += 0xBB67AE85u;
-  }
-  return counter;
-}
-
-// u in (0, 1] of one token in one draw: the 53 upper bits of the first two words of counter (token id, draw_idx) under the key `seed`.
-double uniform(int32_t token_id, uint64_t draw_idx, uint64_t seed) {
-  const auto words =
-      philox4x32({static_cast<uint32_t>(token_id), 0, static_cast<uint32_t>(draw_idx), static_cast<uint32_t>(draw_idx >> 32)},
-                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
-  const uint64_t bits = (uint64_t{words[0]} << 32 | words[1]) >> 11;
-  return static_cast<double>(bits + 1) * 0x1p-53;
-}
 
 // Logit bias, then the penalties.
 void adjust_logits(const SampleRow& row, std::span<float> logits) {
@@ -69,14 +47,21 @@ struct Better {
   bool operator()(int32_t a, int32_t b) const { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); }
 };
 
-// log Σ e^logit; the sum is in double, so that a large vocabulary keeps its small terms.
-double log_sum_exp(std::span<const float> logits, float maximum) {
-  double sum = 0.0;
-  for (const float logit : logits) sum += std::exp(logit - maximum);
-  return maximum + std::log(sum);
-}
+// Turns a logit into a natural log-probability: logit − maximum − log Σ e^(logit − maximum), without ever forming maximum + log Σ.
+struct LogSoftmax {
+  double maximum;
+  double log_sum;
 
-void write_top_logprobs(const SampleParams& params, int row_idx, std::span<const float> logits, double log_sum) {
+  // The sum is in double, so that a large vocabulary keeps its small terms.
+  LogSoftmax(std::span<const float> logits, float largest) : maximum(largest) {
+    double sum = 0.0;
+    for (const float logit : logits) sum += std::exp(logit - largest);
+    log_sum = std::log(sum);
+  }
+  float operator()(float logit) const { return static_cast<float>(static_cast<double>(logit) - maximum - log_sum); }
+};
+
+void write_top_logprobs(const SampleParams& params, int row_idx, std::span<const float> logits, const LogSoftmax& log_softmax) {
   int32_t* ids = params.top_ids + static_cast<int64_t>(row_idx) * params.max_logprobs;
   float* logprobs = params.top_logprobs + static_cast<int64_t>(row_idx) * params.max_logprobs;
   std::fill_n(ids, params.max_logprobs, -1);
@@ -88,7 +73,7 @@ void write_top_logprobs(const SampleParams& params, int row_idx, std::span<const
   std::partial_sort(order.begin(), order.begin() + wanted, order.end(), Better{logits});
   for (int i = 0; i < wanted; ++i) {
     ids[i] = order[i];
-    logprobs[i] = static_cast<float>(static_cast<double>(logits[order[i]]) - log_sum);
+    logprobs[i] = log_softmax(logits[order[i]]);
   }
 }
 
@@ -136,7 +121,7 @@ int32_t draw(const SampleRow& row, std::span<const float> logits, int32_t most_l
   double largest = -1.0;
   for (const Candidate& candidate : candidates) {
     if (candidate.probability < row.min_p) continue;
-    const double u = uniform(candidate.token_id, row.draw_idx, row.seed);
+    const double u = sample_uniform(candidate.token_id, row.draw_idx, row.seed);
     // −log(u) ≥ 1 − u: most candidates are out of the race before the logarithm.
     if (candidate.probability < largest * (1.0 - u)) continue;
     const double ratio = candidate.probability / std::max(-std::log(u), 0x1p-60);  // u = 1 gives x = 0
@@ -158,11 +143,11 @@ void sample(const SampleParams& params) {
                                   static_cast<size_t>(params.vocab_size));
     adjust_logits(row, logits);
     const int32_t most_likely = checked_argmax(logits, row_idx);
-    const double log_sum = log_sum_exp(logits, logits[static_cast<size_t>(most_likely)]);
-    if (params.max_logprobs > 0) write_top_logprobs(params, row_idx, logits, log_sum);
+    const LogSoftmax log_softmax(logits, logits[static_cast<size_t>(most_likely)]);
+    if (params.max_logprobs > 0) write_top_logprobs(params, row_idx, logits, log_softmax);
     const int32_t token_id = row.temperature > 0.0f ? draw(row, logits, most_likely) : most_likely;
     params.token_ids[row_idx] = token_id;
-    params.logprobs[row_idx] = static_cast<float>(static_cast<double>(logits[static_cast<size_t>(token_id)]) - log_sum);
+    params.logprobs[row_idx] = log_softmax(logits[static_cast<size_t>(token_id)]);
   }
 }
 
