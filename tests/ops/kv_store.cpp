@@ -55,7 +55,8 @@ TEST(KvStore, WritesOneEntryAndZeroPadding) {
   const int head_dim = 128, ring_size = 5;
   Ring ring(head_dim, ring_size, 2);
   const std::vector<Bf16> kv(head_dim, to_bf16(0.0f)), weight(head_dim, to_bf16(1.0f));
-  store(kv, weight, test::plain_frequencies(), test::Step({{1, 7, 1}}, 2, 1), ring);  // position 7 → entry 2 of slot 1
+  const std::vector<float> no_rotation(kRopeDim / 2, 0.0f);  // which could make −0 of 0
+  store(kv, weight, no_rotation, test::Step({{1, 7, 1}}, 2, 1), ring);  // position 7 → entry 2 of slot 1
   std::vector<uint8_t> expected(ring.bytes.size(), 0xee);
   uint8_t* page = expected.data() + ring.layout.page_bytes(ring_size);
   std::fill_n(page + 2 * 192, 192, uint8_t{0});
