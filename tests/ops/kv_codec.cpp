@@ -14,11 +14,11 @@ namespace {
 TEST(KvCodec, Fp8EntryBytes) {
   const KvEntryLayout layout{128};
   std::vector<float> x(128, 0.0f);
-  x[0] = 448.0f;      // block maximum: scale 2^0
+  x[0] = 448.0f;  // block maximum: scale 2^0
   x[1] = -1.0f;
-  x[2] = 0x1p-9f;     // smallest subnormal
-  x[3] = 17.0f;       // halfway between 16 and 18: even mantissa wins
-  x[4] = -0x1p-20f;   // rounds to −0
+  x[2] = 0x1p-9f;    // smallest subnormal
+  x[3] = 17.0f;      // halfway between 16 and 18: even mantissa wins
+  x[4] = -0x1p-20f;  // rounds to −0
   x[64] = 1.0f;
   x[127] = -2.5f;
   std::vector<uint8_t> bytes(layout.entry_bytes(), 0xee);

@@ -20,7 +20,9 @@ std::vector<float> frequencies(const RopeConfig& config) {
 }
 
 // Equal to the nine digits that the spec prints: within one part in 2^23.
-void expect_printed(float actual, double printed) { EXPECT_TRUE(test::close_to(actual, printed, printed * 0x1p-23)); }
+void expect_printed(float actual, double printed) {
+  EXPECT_TRUE(test::close_to(actual, printed, printed * 0x1p-23));
+}
 
 TEST(Rope, YarnFrequenciesMatchTheSpec) {
   const std::vector<float> freqs = frequencies(kCompressed);
