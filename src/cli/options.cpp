@@ -64,6 +64,10 @@ std::optional<fs::path> bundled_model() {
   return std::nullopt;
 }
 
+Tokenizer load_tokenizer(const fs::path& model_dir) {
+  return Tokenizer::from_file(model_dir / "tokenizer.json");
+}
+
 void ModelArguments::add_model(CLI::App& command) {
   command.add_option("-m,--model", model, "Directory with config.json, tokenizer.json and safetensors (default: the bundled models/tiny)")
       ->type_name("DIR");

@@ -30,6 +30,9 @@ inline CLI::Validator whole_number_from(int64_t low) {
 // from. Nothing where neither holds a config.json.
 std::optional<std::filesystem::path> bundled_model();
 
+// The tokenizer.json of a model directory.
+Tokenizer load_tokenizer(const std::filesystem::path& model_dir);
+
 // --model, --threads and --context.
 struct ModelArguments {
   std::string model;    // empty: the bundled model

@@ -56,7 +56,7 @@ int run_perplexity(const PerplexityArguments& arguments, const Environment& envi
   const std::string path = text_path(arguments);
   const std::string text = read_input_text(path);
   require(!text.empty(), "{}: the text is empty", path);
-  const std::vector<int32_t> token_ids = Tokenizer::from_file(model_dir / "tokenizer.json").encode(text, SpecialTokens::kPlain);
+  const std::vector<int32_t> token_ids = load_tokenizer(model_dir).encode(text, SpecialTokens::kPlain);
 
   const std::unique_ptr<Backend> backend = arguments.model.make_backend(environment);
   const Checkpoint checkpoint = Checkpoint::open(model_dir);

@@ -38,8 +38,8 @@ const char* finish_reason_name(FinishReason reason) {
   return "unknown";
 }
 
-Completion::Completion(const Tokenizer& tokenizer, const GenerationOptions& options, std::span<const int32_t> prompt_ids, int vocab_size,
-                       int max_tokens)
+Answer::Answer(const Tokenizer& tokenizer, const GenerationOptions& options, std::span<const int32_t> prompt_ids, int vocab_size,
+               int max_tokens)
     : eos_id_(tokenizer.eos_id()),
       ignore_eos_(options.ignore_eos),
       stop_token_ids_(options.stop_token_ids),
@@ -53,11 +53,11 @@ Completion::Completion(const Tokenizer& tokenizer, const GenerationOptions& opti
   sampler_.observe_prompt(prompt_ids);
 }
 
-bool Completion::is_stop_token(int32_t token_id) const {
+bool Answer::is_stop_token(int32_t token_id) const {
   return std::find(stop_token_ids_.begin(), stop_token_ids_.end(), token_id) != stop_token_ids_.end();
 }
 
-std::string Completion::accept(const SampledToken& token) {
+std::string Answer::accept(const SampledToken& token) {
   tokens_.push_back(token);
   ended_by_eos_ = token.token_id == eos_id_ && !ignore_eos_;
   if (ended_by_eos_ || is_stop_token(token.token_id)) return finish(FinishReason::kStop);
@@ -71,7 +71,7 @@ std::string Completion::accept(const SampledToken& token) {
   return decided;
 }
 
-std::string Completion::finish(FinishReason reason) {
+std::string Answer::finish(FinishReason reason) {
   if (finished()) return {};
   std::string rest = stop_strings_.push(decoder_.flush());
   // A stop string may end with the U+FFFD that stands for a broken character.
@@ -87,23 +87,23 @@ Generation::Generation(Engine& engine, const Tokenizer& tokenizer, int sequence_
       sequence_id_(sequence_id),
       num_prompt_tokens_(static_cast<int>(feed_prompt(engine, sequence_id, prompt_ids).size())),
       num_fed_tokens_(static_cast<int>(prompt_ids.size())),
-      completion_(tokenizer, options, engine.tokens(sequence_id), engine.config().vocab_size,
-                  answer_limit(engine, sequence_id, options.max_tokens)),
+      answer_(tokenizer, options, engine.tokens(sequence_id), engine.config().vocab_size,
+              answer_limit(engine, sequence_id, options.max_tokens)),
       is_cancelled_(std::move(is_cancelled)) {}
 
 std::string Generation::next() {
   if (done()) return {};
-  const bool is_first = completion_.tokens().empty();
+  const bool is_first = answer_.tokens().empty();
   const auto start = std::chrono::steady_clock::now();
-  if (!is_first) engine_.feed(sequence_id_, {&completion_.tokens().back().token_id, 1});
+  if (!is_first) engine_.feed(sequence_id_, {&answer_.tokens().back().token_id, 1});
   do {
-    if (is_cancelled_ && is_cancelled_()) return completion_.finish(FinishReason::kCancelled);
+    if (is_cancelled_ && is_cancelled_()) return answer_.finish(FinishReason::kCancelled);
     engine_.step();
   } while (!engine_.ready(sequence_id_));
-  const SampledToken token = engine_.sample(sequence_id_, completion_.sampler());
+  const SampledToken token = engine_.sample(sequence_id_, answer_.sampler());
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   (is_first ? times_.prompt : times_.decode) += elapsed.count();
-  return completion_.accept(token);
+  return answer_.accept(token);
 }
 
 }  // namespace dsv4

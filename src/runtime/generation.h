@@ -3,11 +3,11 @@
 //   Generation generation(engine, tokenizer, engine.open_sequence(), prompt_ids, options);
 //   while (!generation.done()) show(generation.next());
 //
-// Completion is the state of one answer without the engine, for a loop that steps many sequences together:
+// Answer is the state of one answer without the engine, for a loop that steps many sequences together:
 //
 //   engine.step(); …
-//   const SampledToken token = engine.sample(id, completion.sampler());
-//   show(completion.accept(token));
+//   const SampledToken token = engine.sample(id, answer.sampler());
+//   show(answer.accept(token));
 #pragma once
 
 #include <cstdint>
@@ -42,12 +42,11 @@ struct GenerationOptions {
   int max_tokens = 0;                     // of the answer; 0: as many as the context holds
 };
 
-class Completion {
+class Answer {
  public:
   // An answer of at most `max_tokens` ≥ 1 tokens. The penalties look back at `prompt_ids`. `tokenizer` must outlive it. Throws Error for
   // options out of their range; max_tokens of the options is not looked at.
-  Completion(const Tokenizer& tokenizer, const GenerationOptions& options, std::span<const int32_t> prompt_ids, int vocab_size,
-             int max_tokens);
+  Answer(const Tokenizer& tokenizer, const GenerationOptions& options, std::span<const int32_t> prompt_ids, int vocab_size, int max_tokens);
 
   // What the next token is to be drawn with.
   Sampler& sampler() { return sampler_; }
@@ -91,7 +90,7 @@ struct GenerationTimes {
   double decode = 0.0;  // from then to the last token
 };
 
-// Drives one completion on an engine of which nothing else is running.
+// Drives one answer on an engine of which nothing else is running.
 class Generation {
  public:
   // Continues an open sequence with `prompt_ids`; tokens it holds already count as prompt. `is_cancelled` is asked between steps. Throws
@@ -101,9 +100,9 @@ class Generation {
 
   // Computes what is waiting, draws one token and returns the text decided by it. Nothing more comes once done().
   std::string next();
-  bool done() const { return completion_.finished(); }
+  bool done() const { return answer_.finished(); }
 
-  const Completion& completion() const { return completion_; }
+  const Answer& answer() const { return answer_; }
   // Tokens before the answer, and how many of them this generation has fed.
   int num_prompt_tokens() const { return num_prompt_tokens_; }
   int num_fed_tokens() const { return num_fed_tokens_; }
@@ -114,7 +113,7 @@ class Generation {
   int sequence_id_;
   int num_prompt_tokens_;
   int num_fed_tokens_;
-  Completion completion_;
+  Answer answer_;
   std::function<bool()> is_cancelled_;
   GenerationTimes times_;
 };
