@@ -21,11 +21,11 @@ TEST(Batch, EncodesALine) {
 TEST(Batch, ParsesALine) {
   EXPECT_EQ(parse_batch_line(R"({"text": "r</think>c<｜end▁of▁sentence｜>", "thinking_mode": "thinking", "expect": {}})"),
             R"({"role": "assistant", "content": "c", "reasoning_content": "r", "tool_calls": []})");
-  const std::string calls =
-      R"(\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"a\" string=\"true\">v</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>)";
-  EXPECT_EQ(
-      parse_batch_line(R"({"text": ")" + calls + R"(<｜end▁of▁sentence｜>", "thinking_mode": "chat"})"),
-      R"({"role": "assistant", "content": "", "reasoning_content": "", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{\"a\": \"v\"}"}}]})");
+  const std::string calls = R"(\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"a\" string=\"true\">v)"
+                            R"(</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>)";
+  EXPECT_EQ(parse_batch_line(R"({"text": ")" + calls + R"(<｜end▁of▁sentence｜>", "thinking_mode": "chat"})"),
+            R"({"role": "assistant", "content": "", "reasoning_content": "", )"
+            R"("tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{\"a\": \"v\"}"}}]})");
 }
 
 // The message of a line that must fail.

@@ -99,7 +99,8 @@ TEST(ChatMessages, CallsOfTheContextCount) {
 TEST(ChatMessages, DropRemovesDeveloperAndUnknownBeforeTheLastUser) {
   const Json messages =
       Json::parse(R"([{"role":"system"},{"role":"developer"},{"role":"odd"},{"role":"assistant"},{"role":"latest_reminder"},
-                                        {"role":"direct_search_results"},{"role":"user","content":"a"},{"role":"odd"},{"role":"assistant"}])");
+                                        {"role":"direct_search_results"},{"role":"user","content":"a"},{"role":"odd"},
+                                        {"role":"assistant"}])");
   const auto turns = merge_messages(messages, "messages");
   EXPECT_EQ(last_user_index(turns), 6);
   EXPECT_EQ(outline(drop_messages(turns)), "system assistant latest_reminder direct_search_results user[t:a] odd assistant");
