@@ -26,7 +26,9 @@ Buffer make_freqs(const ModelConfig& config, Backend& backend) {
   return freqs;
 }
 
-int max_pages(const ModelConfig& config) { return (config.max_position_embeddings + kPagePositions - 1) / kPagePositions; }
+int max_pages(const ModelConfig& config) {
+  return (config.max_position_embeddings + kPagePositions - 1) / kPagePositions;
+}
 
 }  // namespace
 
@@ -56,7 +58,8 @@ void Model::run(int layer_idx, const LayerWeights& weights, const BatchView& bat
   const float* freqs = freqs_.as<float>() + (ratio == 0 ? 0 : kHalfRope);
   const int max_visible = ratio == 0 ? 0 : num_visible_entries(max_position, ratio);
   LayerObserver* observer = config_.is_mtp(layer_idx) ? nullptr : observer_;
-  run_layer({config_, weights, cache.layer(layer_idx), freqs, layer_idx, ratio, max_visible, observer}, batch, streams, workspace_, backend_);
+  run_layer({config_, weights, cache.layer(layer_idx), freqs, layer_idx, ratio, max_visible, observer}, batch, streams, workspace_,
+            backend_);
 }
 
 void Model::forward(const StepInput& step, KvCache& cache) {
@@ -81,14 +84,16 @@ float* Model::head_logits(const HeadWeights& head, const Bf16* streams, std::spa
   backend_.gather_rows({streams, rows_.as<int32_t>(), head_streams_.as<void>(), num_rows, row_bytes});
   Bf16* collapsed = head_x_.as<Bf16>();
   Bf16* normed = collapsed + int64_t{options_.max_logits_rows} * config_.hidden_size;
-  backend_.mhc_head({head_streams_.as<Bf16>(), head.hc.fn, head.hc.base, head.hc.scale, collapsed, num_rows, config_.hc_mult, config_.hidden_size,
-                     config_.rms_norm_eps, config_.hc_eps});
+  backend_.mhc_head({head_streams_.as<Bf16>(), head.hc.fn, head.hc.base, head.hc.scale, collapsed, num_rows, config_.hc_mult,
+                     config_.hidden_size, config_.rms_norm_eps, config_.hc_eps});
   backend_.rms_norm({collapsed, head.norm, normed, num_rows, config_.hidden_size, config_.rms_norm_eps});
   backend_.linear_fp32({normed, head.head, logits_.as<float>(), num_rows});
   return logits_.as<float>();
 }
 
-float* Model::logits(std::span<const int32_t> rows) { return head_logits(weights_.head, workspace_.streams, rows); }
+float* Model::logits(std::span<const int32_t> rows) {
+  return head_logits(weights_.head, workspace_.streams, rows);
+}
 
 float* Model::mtp_logits(std::span<const int32_t> rows) {
   require(has_mtp(), "this checkpoint has no MTP block");
@@ -136,8 +141,8 @@ void Model::route(int layer_idx, const Bf16* x, const float* bias, int num_rows,
   const Buffer device_bias(backend_, product({moe.num_experts}, sizeof(float)));
   backend_.copy_from_host(device_bias.as<void>(), bias, device_bias.bytes());
   backend_.copy_from_host(workspace_.u, x, product({num_rows, config_.hidden_size}, sizeof(Bf16)));
-  backend_.router({workspace_.u, moe.gate, device_bias.as<float>(), nullptr, nullptr, workspace_.experts, workspace_.expert_weights, num_rows,
-                   config_.num_experts_per_tok, config_.routed_scaling_factor});
+  backend_.router({workspace_.u, moe.gate, device_bias.as<float>(), nullptr, nullptr, workspace_.experts, workspace_.expert_weights,
+                   num_rows, config_.num_experts_per_tok, config_.routed_scaling_factor});
   const size_t count = static_cast<size_t>(num_rows) * static_cast<size_t>(config_.num_experts_per_tok);
   backend_.copy_to_host(experts, workspace_.experts, count * sizeof(int32_t));
   backend_.copy_to_host(weights, workspace_.expert_weights, count * sizeof(float));

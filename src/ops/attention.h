@@ -16,7 +16,7 @@
 namespace dsv4 {
 
 struct AttentionParams {
-  const Bf16* q;            // [num_tokens, num_heads, head_dim], from query_norm
+  const Bf16* q;  // [num_tokens, num_heads, head_dim], from query_norm
   BatchView batch;
   WindowRing ring;
   PagedEntries entries;     // data = nullptr: window only
@@ -26,10 +26,10 @@ struct AttentionParams {
   Bf16* out;                // [num_tokens, num_heads, head_dim]
   int num_heads;
   int head_dim;
-  int window;               // sliding_window, the current token included
-  int ratio;                // of the compressed entries; unused without them
+  int window;  // sliding_window, the current token included
+  int ratio;   // of the compressed entries; unused without them
   int num_selected;
-  float softmax_scale;      // head_dim^-½
+  float softmax_scale;  // head_dim^-½
 };
 
 }  // namespace dsv4

@@ -19,8 +19,12 @@ constexpr double kVariationFactor = 2.0;
 constexpr double kArgmaxSlack = 0.05;
 constexpr double kRouterWeightTolerance = 1e-5;  // relative; the order of the fp32 sum is free
 
-double to_double(float x) { return x; }
-double to_double(Bf16 x) { return to_float(x); }
+double to_double(float x) {
+  return x;
+}
+double to_double(Bf16 x) {
+  return to_float(x);
+}
 
 template <typename T>
 double cosine(const T* a, const T* b, size_t count) {
@@ -60,8 +64,8 @@ class LogitsComparison {
   }
 
   LogitsReport report() const {
-    return {static_cast<int>(cosines_.size()), quantile(cosines_, 0.5), quantile(cosines_, 0.1), *std::min_element(cosines_.begin(), cosines_.end()),
-            static_cast<double>(num_equal_) / static_cast<double>(cosines_.size())};
+    return {static_cast<int>(cosines_.size()), quantile(cosines_, 0.5), quantile(cosines_, 0.1),
+            *std::min_element(cosines_.begin(), cosines_.end()), static_cast<double>(num_equal_) / static_cast<double>(cosines_.size())};
   }
 
  private:
@@ -74,7 +78,8 @@ class LogitsComparison {
 // Compares a CSA layer's selection with the golden one, row by row.
 class SelectionComparison final : public LayerObserver {
  public:
-  SelectionComparison(Backend& backend, const GoldenLayer& golden, int topk) : backend_(backend), golden_(golden), topk_(static_cast<size_t>(topk)) {}
+  SelectionComparison(Backend& backend, const GoldenLayer& golden, int topk)
+      : backend_(backend), golden_(golden), topk_(static_cast<size_t>(topk)) {}
 
   void on_selection(int, int row_begin, int row_end, const Bf16* scores, int64_t score_stride, const int32_t* selected) override {
     if (golden_.topk.empty()) return;
@@ -84,7 +89,8 @@ class SelectionComparison final : public LayerObserver {
     backend_.copy_to_host(host_scores.data(), scores, host_scores.size() * sizeof(Bf16));
     backend_.copy_to_host(host_selected.data(), selected + static_cast<size_t>(row_begin) * topk_, host_selected.size() * sizeof(int32_t));
     for (size_t i = 0; i < num_rows; ++i) {
-      compare_row(static_cast<size_t>(row_begin) + i, host_selected.data() + i * topk_, host_scores.data() + i * static_cast<size_t>(score_stride));
+      compare_row(static_cast<size_t>(row_begin) + i, host_selected.data() + i * topk_,
+                  host_scores.data() + i * static_cast<size_t>(score_stride));
     }
   }
 
@@ -311,7 +317,8 @@ class Verification {
         report_.failures.push_back(fmt::format("layer {}: median {:.6f}, at least {}", layer.layer_idx, layer.median, kLayerMedian));
       }
       if (layer.topk_overlap && *layer.topk_overlap < kLayerOverlap) {
-        report_.failures.push_back(fmt::format("layer {}: overlap {:.4f}, at least {}", layer.layer_idx, *layer.topk_overlap, kLayerOverlap));
+        report_.failures.push_back(
+            fmt::format("layer {}: overlap {:.4f}, at least {}", layer.layer_idx, *layer.topk_overlap, kLayerOverlap));
       }
     }
     if (report_.router_equal && !*report_.router_equal) report_.failures.push_back("router: differs");
@@ -332,15 +339,17 @@ class Verification {
   VerifyReport report_;
 };
 
-nlohmann::ordered_json optional_json(const std::optional<double>& value) { return value ? nlohmann::ordered_json(*value) : nullptr; }
+nlohmann::ordered_json optional_json(const std::optional<double>& value) {
+  return value ? nlohmann::ordered_json(*value) : nullptr;
+}
 
 nlohmann::ordered_json logits_json(const LogitsReport& report) {
   return {{"median", report.median}, {"p10", report.p10}, {"min", report.min}, {"argmax", report.argmax}};
 }
 
 std::string logits_text(const char* name, const LogitsReport& report) {
-  return fmt::format("{:<8} {:4} rows: cosine median {:.6f}, p10 {:.6f}, min {:.6f}; argmax equal {:.2f} %\n", name, report.num_rows, report.median,
-                     report.p10, report.min, 100.0 * report.argmax);
+  return fmt::format("{:<8} {:4} rows: cosine median {:.6f}, p10 {:.6f}, min {:.6f}; argmax equal {:.2f} %\n", name, report.num_rows,
+                     report.median, report.p10, report.min, 100.0 * report.argmax);
 }
 
 }  // namespace
@@ -371,8 +380,8 @@ nlohmann::ordered_json VerifyReport::json() const {
 std::string VerifyReport::text() const {
   std::string text;
   for (const LayerReport& layer : layers) {
-    text += fmt::format("layer {:3} alone: cosine median {:.7f}, p01 {:.7f}, min {:.7f} at position {}", layer.layer_idx, layer.median, layer.p01,
-                        layer.min, layer.min_position);
+    text += fmt::format("layer {:3} alone: cosine median {:.7f}, p01 {:.7f}, min {:.7f} at position {}", layer.layer_idx, layer.median,
+                        layer.p01, layer.min, layer.min_position);
     if (layer.topk_overlap) {
       text += fmt::format("; selected entries in common {:.2f} %, ties not counted as equal {:.2f} %", 100.0 * *layer.topk_overlap,
                           100.0 * *layer.topk_overlap_strict);
@@ -392,6 +401,8 @@ std::string VerifyReport::verdict() const {
   return pass() ? "verify: PASS" : fmt::format("verify: FAIL {}", fmt::join(failures, "; "));
 }
 
-VerifyReport verify(const VerifyOptions& options, Backend& backend) { return Verification(options, backend).run(); }
+VerifyReport verify(const VerifyOptions& options, Backend& backend) {
+  return Verification(options, backend).run();
+}
 
 }  // namespace dsv4

@@ -23,7 +23,8 @@ struct LayerReport {
   double p01 = 0.0;
   double min = 0.0;
   int min_position = 0;
-  // CSA layers: mean share of the golden selection found, where entries of equal score may stand for each other (spec 2.7: ties are unspecified) …
+  // CSA layers: mean share of the golden selection found, where entries of equal score may stand for each other (spec 2.7: ties are
+  // unspecified) …
   std::optional<double> topk_overlap;
   std::optional<double> topk_overlap_strict;  // … and where they may not
 };
@@ -49,7 +50,8 @@ struct VerifyReport {
   std::vector<std::string> failures;  // one line per limit missed
 
   bool pass() const { return failures.empty(); }
-  // {"layers": [...], "prefill": {...}, "decode": {...}, "mtp": {...}, "greedy": {...}, "router": {...}, "pass"}; parts the golden lacks are null.
+  // {"layers": [...], "prefill": {...}, "decode": {...}, "mtp": {...}, "greedy": {...}, "router": {...}, "pass"}; parts the golden lacks
+  // are null.
   nlohmann::ordered_json json() const;
   // Several lines for people, without the verdict.
   std::string text() const;
@@ -57,8 +59,9 @@ struct VerifyReport {
   std::string verdict() const;
 };
 
-// Runs the comparison on `backend`. Limits: each layer alone median ≥ 0.9999 and overlap ≥ 0.97; router exact; whole model 1 − median and 1 − p10 at most
-// twice, and argmax at most 0.05 below, those of variation.json (without one: reported, not judged). Throws Error for files that cannot be used.
+// Runs the comparison on `backend`. Limits: each layer alone median ≥ 0.9999 and overlap ≥ 0.97; router exact; whole model 1 − median and 1
+// − p10 at most twice, and argmax at most 0.05 below, those of variation.json (without one: reported, not judged). Throws Error for files
+// that cannot be used.
 VerifyReport verify(const VerifyOptions& options, Backend& backend);
 
 }  // namespace dsv4

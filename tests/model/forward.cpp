@@ -24,7 +24,9 @@ class ForwardTest : public ::testing::Test {
     for (size_t i = 0; i < tokens_.size(); ++i) tokens_[i] = static_cast<int32_t>((i * 37 + i * i) % 256);
   }
 
-  std::unique_ptr<KvCache> cache() { return std::make_unique<KvCache>(checkpoint_.config(), KvCacheOptions{1, 1, kMaxTokens}, true, *backend_); }
+  std::unique_ptr<KvCache> cache() {
+    return std::make_unique<KvCache>(checkpoint_.config(), KvCacheOptions{1, 1, kMaxTokens}, true, *backend_);
+  }
 
   StepInput step(const std::vector<int32_t>& tokens, int begin, int end) {
     StepInput input;
@@ -73,7 +75,8 @@ TEST_F(ForwardTest, ALayerAloneGivesWhatItGivesInTheModel) {
     std::vector<Bf16> in, out(recorder.layers[layer_idx].size());
     for (uint16_t bits : recorder.layers[layer_idx - 1]) in.push_back({bits});
     model_.forward_layer(static_cast<int>(layer_idx), step(tokens_, 0, kMaxTokens), *alone, in.data(), out.data());
-    for (size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i].bits, recorder.layers[layer_idx][i]) << "layer " << layer_idx << ", element " << i;
+    for (size_t i = 0; i < out.size(); ++i)
+      ASSERT_EQ(out[i].bits, recorder.layers[layer_idx][i]) << "layer " << layer_idx << ", element " << i;
   }
 }
 

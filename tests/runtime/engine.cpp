@@ -40,7 +40,9 @@ std::vector<float> logits_alone(Engine& engine, std::span<const int32_t> tokens)
   return logits;
 }
 
-int pick(std::mt19937& random, int low, int high) { return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1)); }
+int pick(std::mt19937& random, int low, int high) {
+  return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
+}
 
 TEST(Engine, OnePrefillEqualsAnyChunkingAndTokenByToken) {
   Engine whole(mini_options(1, 256));
@@ -181,7 +183,13 @@ TEST(Engine, BadUseIsAnErrorThatChangesNothing) {
   EXPECT_FALSE(engine.step());
   EXPECT_EQ(error_of([&] { engine.logits(id); }), "sequence 0 has no logits: feed it and step until it is ready");
   EXPECT_NE(error_of([&] { engine.rewind(id, 1); }), "no error");
-  EXPECT_EQ(error_of([] { Engine too_long([] { auto options = mini_options(1, 32); options.max_context = 257; return options; }()); }),
+  EXPECT_EQ(error_of([] {
+              Engine too_long([] {
+                auto options = mini_options(1, 32);
+                options.max_context = 257;
+                return options;
+              }());
+            }),
             "context: 257 tokens, this model has 256");
 }
 
