@@ -98,7 +98,8 @@ def code(rng: random.Random) -> str:
 
 def numbers(rng: random.Random) -> str:
     digits = rng.choice(["0123456789", "0123456789", "０１２３", "٠١٢٣٤", "०१२३", "ⅠⅡⅢ", "½¾²³", "𝟎𝟏𝟐", "1a2", "12 "])
-    return rng.choice(["", "-", "$", "v", " "]) + "".join(rng.choice(digits) for _ in range(rng.randint(1, 20))) + rng.choice(["", ".5", "%", "e10"])
+    number = "".join(rng.choice(digits) for _ in range(rng.randint(1, 20)))
+    return rng.choice(["", "-", "$", "v", " "]) + number + rng.choice(["", ".5", "%", "e10"])
 
 
 def control(rng: random.Random) -> str:
@@ -106,8 +107,11 @@ def control(rng: random.Random) -> str:
 
 
 def combining(rng: random.Random) -> str:
-    marks = lambda: "".join(chr(rng.choice([rng.randint(0x300, 0x36F), rng.randint(0x20D0, 0x20F0), 0x94D, 0xE31])) for _ in range(rng.randint(0, 4)))
-    return "".join(rng.choice(["a", "e", " ", ".", "क", "ก", "1", "\n", "é"]) + marks() for _ in range(rng.randint(1, 8)))
+    text = ""
+    for _ in range(rng.randint(1, 8)):
+        text += rng.choice(["a", "e", " ", ".", "क", "ก", "1", "\n", "é"])
+        text += "".join(chr(rng.choice([rng.randint(0x300, 0x36F), rng.randint(0x20D0, 0x20F0), 0x94D, 0xE31])) for _ in range(rng.randint(0, 4)))
+    return text
 
 
 def emoji(rng: random.Random) -> str:

@@ -1,8 +1,8 @@
 /* dsv4: DeepSeek-V4 inference behind a C interface.
  *
- * Ownership. dsv4_open() gives an engine, dsv4_session_open() a session of it; each is freed by its own close function, sessions before their engine.
- * The library keeps no pointer that it is given: every array and string is read or written during the call alone. Arrays that the library fills are
- * the caller's, with their capacity beside them. Error messages belong to the engine and last until its next call.
+ * Ownership. dsv4_open() gives an engine, dsv4_session_open() a session of it; each is freed by its own close function, sessions before
+ * their engine. The library keeps no pointer that it is given: every array and string is read or written during the call alone. Arrays that
+ * the library fills are the caller's, with their capacity beside them. Error messages belong to the engine and last until its next call.
  * Threads. An engine and its sessions are used by one thread at a time; different engines are independent.
  * Errors. Every function that can fail returns a dsv4_status; DSV4_OK is 0. A failed call has changed nothing.
  */
@@ -59,9 +59,10 @@ typedef struct dsv4_sampling {
 /* "0.1.0" */
 DSV4_API const char* dsv4_version(void);
 
-/* Opens a model directory in the official format. `options` may be NULL. On failure *engine is NULL and, if message is not NULL, one line that says why is
- * written there, cut to message_size bytes with its terminating zero. */
-DSV4_API dsv4_status dsv4_open(const char* model_dir, const dsv4_options* options, dsv4_engine** engine, char* message, size_t message_size);
+/* Opens a model directory in the official format. `options` may be NULL. On failure *engine is NULL and, if message is not NULL, one line
+ * that says why is written there, cut to message_size bytes with its terminating zero. */
+DSV4_API dsv4_status dsv4_open(const char* model_dir, const dsv4_options* options, dsv4_engine** engine, char* message,
+                               size_t message_size);
 /* Frees the engine; NULL is allowed. Its sessions must have been closed. */
 DSV4_API void dsv4_close(dsv4_engine* engine);
 /* What went wrong in the last failed call on this engine or one of its sessions; "" if nothing did. */
@@ -72,8 +73,8 @@ DSV4_API int32_t dsv4_max_context(const dsv4_engine* engine);
 DSV4_API int32_t dsv4_bos_token(const dsv4_engine* engine);
 DSV4_API int32_t dsv4_eos_token(const dsv4_engine* engine);
 
-/* Token ids of `length` bytes of UTF-8 text. Special tokens written in the text become ordinary text unless match_special is not 0. *num_ids is the number of
- * ids; if it exceeds capacity nothing is written and the status is DSV4_ERROR_CAPACITY. */
+/* Token ids of `length` bytes of UTF-8 text. Special tokens written in the text become ordinary text unless match_special is not 0.
+ * *num_ids is the number of ids; if it exceeds capacity nothing is written and the status is DSV4_ERROR_CAPACITY. */
 DSV4_API dsv4_status dsv4_tokenize(dsv4_engine* engine, const char* text, size_t length, int match_special, int32_t* ids, size_t capacity,
                                    size_t* num_ids);
 /* Bytes of token ids, without a terminating zero; a character may be cut where the ids begin or end. Capacity as for dsv4_tokenize. */
@@ -86,7 +87,8 @@ DSV4_API void dsv4_session_close(dsv4_session* session);
 DSV4_API dsv4_status dsv4_session_feed(dsv4_session* session, const int32_t* ids, size_t num_ids);
 /* Tokens fed so far. */
 DSV4_API size_t dsv4_session_length(const dsv4_session* session);
-/* Draws the token that follows the session's tokens and its natural log-probability (may be NULL). `sampling` may be NULL: defaults. The token is not fed. */
+/* Draws the token that follows the session's tokens and its natural log-probability (may be NULL). `sampling` may be NULL: defaults. The
+ * token is not fed. */
 DSV4_API dsv4_status dsv4_session_sample(dsv4_session* session, const dsv4_sampling* sampling, int32_t* token_id, float* logprob);
 /* Logits [vocab_size] after the session's last token. */
 DSV4_API dsv4_status dsv4_session_logits(dsv4_session* session, float* logits, size_t capacity);

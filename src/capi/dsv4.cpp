@@ -117,7 +117,9 @@ void compute(dsv4_session* session) {
 
 }  // namespace
 
-const char* dsv4_version(void) { return "0.1.0"; }
+const char* dsv4_version(void) {
+  return "0.1.0";
+}
 
 dsv4_status dsv4_open(const char* model_dir, const dsv4_options* options, dsv4_engine** engine, char* message, size_t message_size) {
   std::string line;
@@ -127,7 +129,7 @@ dsv4_status dsv4_open(const char* model_dir, const dsv4_options* options, dsv4_e
     const dsv4_options given = read_struct(options, dsv4_options{sizeof(dsv4_options), 0, 0, 0, 0}, "dsv4_options");
     auto opened = std::make_unique<dsv4_engine>(engine_options(model_dir, given));
     const std::filesystem::path tokenizer_file = opened->engine.options().model_dir / "tokenizer.json";
-    if (std::filesystem::exists(tokenizer_file)) opened->tokenizer = dsv4::Tokenizer::load(tokenizer_file);
+    if (std::filesystem::exists(tokenizer_file)) opened->tokenizer = dsv4::Tokenizer::from_file(tokenizer_file);
     *engine = opened.release();
   });
   if (message != nullptr && message_size > 0) {
@@ -138,16 +140,29 @@ dsv4_status dsv4_open(const char* model_dir, const dsv4_options* options, dsv4_e
   return status;
 }
 
-void dsv4_close(dsv4_engine* engine) { delete engine; }
+void dsv4_close(dsv4_engine* engine) {
+  delete engine;
+}
 
-const char* dsv4_error_message(const dsv4_engine* engine) { return engine == nullptr ? "" : engine->message.c_str(); }
+const char* dsv4_error_message(const dsv4_engine* engine) {
+  return engine == nullptr ? "" : engine->message.c_str();
+}
 
-int32_t dsv4_vocab_size(const dsv4_engine* engine) { return engine->engine.config().vocab_size; }
-int32_t dsv4_max_context(const dsv4_engine* engine) { return engine->engine.max_context(); }
-int32_t dsv4_bos_token(const dsv4_engine* engine) { return engine->engine.config().bos_token_id; }
-int32_t dsv4_eos_token(const dsv4_engine* engine) { return engine->engine.config().eos_token_id; }
+int32_t dsv4_vocab_size(const dsv4_engine* engine) {
+  return engine->engine.config().vocab_size;
+}
+int32_t dsv4_max_context(const dsv4_engine* engine) {
+  return engine->engine.max_context();
+}
+int32_t dsv4_bos_token(const dsv4_engine* engine) {
+  return engine->engine.config().bos_token_id;
+}
+int32_t dsv4_eos_token(const dsv4_engine* engine) {
+  return engine->engine.config().eos_token_id;
+}
 
-dsv4_status dsv4_tokenize(dsv4_engine* engine, const char* text, size_t length, int match_special, int32_t* ids, size_t capacity, size_t* num_ids) {
+dsv4_status dsv4_tokenize(dsv4_engine* engine, const char* text, size_t length, int match_special, int32_t* ids, size_t capacity,
+                          size_t* num_ids) {
   if (engine == nullptr) return DSV4_ERROR_INVALID_ARGUMENT;
   return guarded(engine->message, DSV4_ERROR_INVALID_ARGUMENT, [&] {
     expect((text != nullptr || length == 0) && (ids != nullptr || capacity == 0) && num_ids != nullptr, DSV4_ERROR_INVALID_ARGUMENT,
@@ -165,7 +180,8 @@ dsv4_status dsv4_detokenize(dsv4_engine* engine, const int32_t* ids, size_t num_
   return guarded(engine->message, DSV4_ERROR_INVALID_ARGUMENT, [&] {
     expect((ids != nullptr || num_ids == 0) && (text != nullptr || capacity == 0) && length != nullptr, DSV4_ERROR_INVALID_ARGUMENT,
            "dsv4_detokenize: ids, text and length must not be NULL");
-    const std::string decoded = tokenizer_of(engine).decode(std::span(ids, num_ids));
+    std::string decoded;
+    for (int32_t id : std::span(ids, num_ids)) decoded += tokenizer_of(engine).token_bytes(id);
     *length = decoded.size();
     expect(decoded.size() <= capacity, DSV4_ERROR_CAPACITY, "dsv4_detokenize: {} bytes, the array holds {}", decoded.size(), capacity);
     std::copy(decoded.begin(), decoded.end(), text);
@@ -240,4 +256,6 @@ dsv4_status dsv4_session_logits(dsv4_session* session, float* logits, size_t cap
   });
 }
 
-dsv4_sampling dsv4_sampling_default(void) { return {sizeof(dsv4_sampling), 1.0f, 0, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0}; }
+dsv4_sampling dsv4_sampling_default(void) {
+  return {sizeof(dsv4_sampling), 1.0f, 0, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0};
+}

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "model/layer.h"
 
 namespace dsv4 {
 namespace {
@@ -27,7 +26,9 @@ Buffer make_freqs(const ModelConfig& config, Backend& backend) {
   return freqs;
 }
 
-int max_pages(const ModelConfig& config) { return (config.max_position_embeddings + kPagePositions - 1) / kPagePositions; }
+int max_pages(const ModelConfig& config) {
+  return (config.max_position_embeddings + kPagePositions - 1) / kPagePositions;
+}
 
 }  // namespace
 
@@ -56,7 +57,9 @@ void Model::run(int layer_idx, const LayerWeights& weights, const BatchView& bat
   const int ratio = config_.ratio(layer_idx);
   const float* freqs = freqs_.as<float>() + (ratio == 0 ? 0 : kHalfRope);
   const int max_visible = ratio == 0 ? 0 : num_visible_entries(max_position, ratio);
-  run_layer({config_, weights, cache.layer(layer_idx), freqs, ratio, max_visible}, batch, streams, workspace_, backend_);
+  LayerObserver* observer = config_.is_mtp(layer_idx) ? nullptr : observer_;
+  run_layer({config_, weights, cache.layer(layer_idx), freqs, layer_idx, ratio, max_visible, observer}, batch, streams, workspace_,
+            backend_);
 }
 
 void Model::forward(const StepInput& step, KvCache& cache) {
@@ -68,10 +71,6 @@ void Model::forward(const StepInput& step, KvCache& cache) {
   backend_.embed({batch.token_ids, weights_.embed, workspace_.streams, batch.num_tokens, config_.hc_mult, config_.hidden_size});
   for (int layer_idx = 0; layer_idx < config_.num_hidden_layers; ++layer_idx) {
     run(layer_idx, weights_.layers[static_cast<size_t>(layer_idx)], batch, max_position, cache, workspace_.streams);
-    if (observer_ != nullptr) {
-      const int32_t* selected = config_.ratio(layer_idx) == 4 ? workspace_.selected : nullptr;
-      observer_->on_layer(layer_idx, batch.num_tokens, workspace_.streams, selected);
-    }
   }
 }
 
@@ -85,14 +84,16 @@ float* Model::head_logits(const HeadWeights& head, const Bf16* streams, std::spa
   backend_.gather_rows({streams, rows_.as<int32_t>(), head_streams_.as<void>(), num_rows, row_bytes});
   Bf16* collapsed = head_x_.as<Bf16>();
   Bf16* normed = collapsed + int64_t{options_.max_logits_rows} * config_.hidden_size;
-  backend_.mhc_head({head_streams_.as<Bf16>(), head.hc.fn, head.hc.base, head.hc.scale, collapsed, num_rows, config_.hc_mult, config_.hidden_size,
-                     config_.rms_norm_eps, config_.hc_eps});
+  backend_.mhc_head({head_streams_.as<Bf16>(), head.hc.fn, head.hc.base, head.hc.scale, collapsed, num_rows, config_.hc_mult,
+                     config_.hidden_size, config_.rms_norm_eps, config_.hc_eps});
   backend_.rms_norm({collapsed, head.norm, normed, num_rows, config_.hidden_size, config_.rms_norm_eps});
   backend_.linear_fp32({normed, head.head, logits_.as<float>(), num_rows});
   return logits_.as<float>();
 }
 
-float* Model::logits(std::span<const int32_t> rows) { return head_logits(weights_.head, workspace_.streams, rows); }
+float* Model::logits(std::span<const int32_t> rows) {
+  return head_logits(weights_.head, workspace_.streams, rows);
+}
 
 float* Model::mtp_logits(std::span<const int32_t> rows) {
   require(has_mtp(), "this checkpoint has no MTP block");
@@ -131,9 +132,6 @@ void Model::forward_layer(int layer_idx, const StepInput& step, KvCache& cache, 
   const size_t bytes = product({num_rows_, config_.hc_mult, config_.hidden_size}, sizeof(Bf16));
   backend_.copy_from_host(workspace_.streams, streams, bytes);
   run(layer_idx, weights_.layers.at(static_cast<size_t>(layer_idx)), batch, max_position, cache, workspace_.streams);
-  if (observer_ != nullptr) {
-    observer_->on_layer(layer_idx, num_rows_, workspace_.streams, config_.ratio(layer_idx) == 4 ? workspace_.selected : nullptr);
-  }
   backend_.copy_to_host(out, workspace_.streams, bytes);
 }
 
@@ -143,8 +141,8 @@ void Model::route(int layer_idx, const Bf16* x, const float* bias, int num_rows,
   const Buffer device_bias(backend_, product({moe.num_experts}, sizeof(float)));
   backend_.copy_from_host(device_bias.as<void>(), bias, device_bias.bytes());
   backend_.copy_from_host(workspace_.u, x, product({num_rows, config_.hidden_size}, sizeof(Bf16)));
-  backend_.router({workspace_.u, moe.gate, device_bias.as<float>(), nullptr, nullptr, workspace_.experts, workspace_.expert_weights, num_rows,
-                   config_.num_experts_per_tok, config_.routed_scaling_factor});
+  backend_.router({workspace_.u, moe.gate, device_bias.as<float>(), nullptr, nullptr, workspace_.experts, workspace_.expert_weights,
+                   num_rows, config_.num_experts_per_tok, config_.routed_scaling_factor});
   const size_t count = static_cast<size_t>(num_rows) * static_cast<size_t>(config_.num_experts_per_tok);
   backend_.copy_to_host(experts, workspace_.experts, count * sizeof(int32_t));
   backend_.copy_to_host(weights, workspace_.expert_weights, count * sizeof(float));

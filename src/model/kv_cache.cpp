@@ -2,9 +2,13 @@
 
 namespace dsv4 {
 
-int kv_ring_size(const ModelConfig& config, int max_step_tokens) { return config.sliding_window + max_step_tokens + kMaxRollback; }
+int kv_ring_size(const ModelConfig& config, int max_step_tokens) {
+  return config.sliding_window + max_step_tokens + kMaxRollback;
+}
 
-int compressor_state_tokens(int ratio) { return (ratio == 4 ? 2 * ratio : ratio) + kMaxRollback; }
+int compressor_state_tokens(int ratio) {
+  return (ratio == 4 ? 2 * ratio : ratio) + kMaxRollback;
+}
 
 LayerCacheBytes layer_cache_bytes(const ModelConfig& config, int layer_idx, int max_step_tokens) {
   LayerCacheBytes bytes;

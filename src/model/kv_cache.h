@@ -1,4 +1,5 @@
-// The KV memory of a model: per layer a window ring and compressor state for every sequence slot, and pages of compressed entries shared by all.
+// The KV memory of a model: per layer a window ring and compressor state for every sequence slot, and pages of compressed entries shared by
+// all.
 #pragma once
 
 #include <vector>
@@ -13,18 +14,18 @@ namespace dsv4 {
 inline constexpr int kMaxRollback = 8;
 
 struct KvCacheOptions {
-  int num_slots = 1;         // sequences that can be open at once
-  int num_pages = 1;         // pages of kPagePositions positions shared by them; page ids are the same in every layer
-  int max_step_tokens = 1;   // longest run of one sequence's tokens in a step
+  int num_slots = 1;        // sequences that can be open at once
+  int num_pages = 1;        // pages of kPagePositions positions shared by them; page ids are the same in every layer
+  int max_step_tokens = 1;  // longest run of one sequence's tokens in a step
 };
 
 // What one layer keeps. Pointers are null where its kind has no such part.
 struct LayerCache {
   WindowRing ring;
-  PagedEntries entries;            // CSA and HCA
-  PagedEntries index_entries;      // CSA
-  float* state = nullptr;          // main compressor, see CompressParams::state
-  float* index_state = nullptr;    // indexer's compressor
+  PagedEntries entries;          // CSA and HCA
+  PagedEntries index_entries;    // CSA
+  float* state = nullptr;        // main compressor, see CompressParams::state
+  float* index_state = nullptr;  // indexer's compressor
   int state_tokens = 0;
 };
 

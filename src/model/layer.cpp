@@ -19,6 +19,7 @@ class LayerRun {
     enter(layer_.weights.hc_ffn, layer_.weights.ffn_norm);
     moe();
     leave();
+    if (layer_.observer != nullptr) layer_.observer->on_layer(layer_.layer_idx, num_tokens(), streams_);
   }
 
  private:
@@ -40,9 +41,7 @@ class LayerRun {
   }
 
   // Sub-layer output y → streams.
-  void leave() {
-    backend_.mhc_post({ws_.y, ws_.post, ws_.comb, streams_, num_tokens(), config_.hc_mult, config_.hidden_size});
-  }
+  void leave() { backend_.mhc_post({ws_.y, ws_.post, ws_.comb, streams_, num_tokens(), config_.hc_mult, config_.hidden_size}); }
 
   void attention() {
     const AttentionWeights& weights = layer_.weights.attn;
@@ -93,16 +92,18 @@ class LayerRun {
     linear(qr(), weights.wq_b, ws_.iq);
     backend_.indexer_query({ws_.iq, batch_.positions, layer_.freqs, ws_.iq_codes, ws_.iq_scales, num_tokens(), config_.index_n_heads,
                             config_.index_head_dim, config_.qk_rope_head_dim});
-    const double kappa = 1.0 / std::sqrt(static_cast<double>(config_.index_head_dim)) / std::sqrt(static_cast<double>(config_.index_n_heads));
+    const double kappa =
+        1.0 / std::sqrt(static_cast<double>(config_.index_head_dim)) / std::sqrt(static_cast<double>(config_.index_n_heads));
     backend_.linear_bf16({ws_.u, weights.weights_proj, ws_.index_weights, num_tokens(), static_cast<float>(kappa)});
 
     const int64_t stride = std::max(layer_.max_visible, 1);
     const int rows_at_once = static_cast<int>(std::clamp<int64_t>(ws_.score_capacity / stride, 1, std::max(num_tokens(), 1)));
     for (int row = 0; row < num_tokens(); row += rows_at_once) {
       const int row_end = std::min(row + rows_at_once, num_tokens());
-      backend_.index_scores({ws_.iq_codes, ws_.iq_scales, ws_.index_weights, batch_, layer_.cache.index_entries, ws_.scores, stride, row, row_end,
-                             config_.index_n_heads, config_.index_head_dim, layer_.ratio, config_.index_topk});
+      backend_.index_scores({ws_.iq_codes, ws_.iq_scales, ws_.index_weights, batch_, layer_.cache.index_entries, ws_.scores, stride, row,
+                             row_end, config_.index_n_heads, config_.index_head_dim, layer_.ratio, config_.index_topk});
       backend_.topk({ws_.scores, batch_.positions, ws_.selected, stride, row, row_end, layer_.ratio, config_.index_topk});
+      if (layer_.observer != nullptr) layer_.observer->on_selection(layer_.layer_idx, row, row_end, ws_.scores, stride, ws_.selected);
     }
   }
 

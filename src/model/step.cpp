@@ -23,8 +23,8 @@ void StepInput::add_sequence(int slot, int first_position, std::span<const int32
   row_begin_.push_back(row_begin_.back() + num_tokens);
   slots_.push_back(slot);
   const int num_pages = (first_position + num_tokens + kPagePositions - 1) / kPagePositions;
-  require(static_cast<int>(pages.size()) >= num_pages, "step: sequence in slot {} has {} pages, positions up to {} need {}", slot, pages.size(),
-          first_position + num_tokens - 1, num_pages);
+  require(static_cast<int>(pages.size()) >= num_pages, "step: sequence in slot {} has {} pages, positions up to {} need {}", slot,
+          pages.size(), first_position + num_tokens - 1, num_pages);
   pages_.push_back(pages.first(static_cast<size_t>(num_pages)));
 }
 

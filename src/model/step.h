@@ -16,8 +16,8 @@ class StepInput {
  public:
   void clear();
 
-  // Appends the tokens `token_ids` of one sequence at positions first_position, first_position + 1, …. `slot` owns its ring and compressor state;
-  // `pages` are its physical pages and must cover the last position. A sequence may stand in a step once.
+  // Appends the tokens `token_ids` of one sequence at positions first_position, first_position + 1, …. `slot` owns its ring and compressor
+  // state; `pages` are its physical pages and must cover the last position. A sequence may stand in a step once.
   void add_sequence(int slot, int first_position, std::span<const int32_t> token_ids, std::span<const int32_t> pages);
 
   int num_tokens() const { return static_cast<int>(token_ids_.size()); }

@@ -34,16 +34,16 @@ struct IndexerWeights {
 };
 
 struct AttentionWeights {
-  Fp8Weight wq_a;                // [q_lora_rank, d]
-  Fp8Weight wq_b;                // [num_heads·head_dim, q_lora_rank]
-  Fp8Weight wkv;                 // [head_dim, d]
-  Fp8Weight wo_a;                // [o_groups·o_lora_rank, num_heads/o_groups·head_dim]
-  Fp8Weight wo_b;                // [d, o_groups·o_lora_rank]
-  const Bf16* q_norm = nullptr;  // [q_lora_rank]
-  const Bf16* kv_norm = nullptr; // [head_dim]
-  const float* sink = nullptr;   // [num_heads]
-  CompressorWeights compressor;  // CSA and HCA layers
-  IndexerWeights indexer;        // CSA layers
+  Fp8Weight wq_a;                 // [q_lora_rank, d]
+  Fp8Weight wq_b;                 // [num_heads·head_dim, q_lora_rank]
+  Fp8Weight wkv;                  // [head_dim, d]
+  Fp8Weight wo_a;                 // [o_groups·o_lora_rank, num_heads/o_groups·head_dim]
+  Fp8Weight wo_b;                 // [d, o_groups·o_lora_rank]
+  const Bf16* q_norm = nullptr;   // [q_lora_rank]
+  const Bf16* kv_norm = nullptr;  // [head_dim]
+  const float* sink = nullptr;    // [num_heads]
+  CompressorWeights compressor;   // CSA and HCA layers
+  IndexerWeights indexer;         // CSA layers
 };
 
 struct MoeWeights {
@@ -93,8 +93,8 @@ struct ModelWeights {
   std::vector<Buffer> tables;       // owns the expert tables that MoeWeights point to
 };
 
-// Brings every tensor of an opened (and so checked) checkpoint into the backend. The checkpoint must outlive the result: a backend that computes
-// in host memory uses its mapping in place.
+// Brings every tensor of an opened (and so checked) checkpoint into the backend. The checkpoint must outlive the result: a backend that
+// computes in host memory uses its mapping in place.
 ModelWeights load_weights(const Checkpoint& checkpoint, Backend& backend);
 
 }  // namespace dsv4

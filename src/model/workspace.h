@@ -22,16 +22,16 @@ struct Workspace {
   float* comb = nullptr;  // [T, hc, hc]
   Bf16* y = nullptr;      // [T, d], sub-layer output
 
-  Bf16* qa = nullptr;          // [T, q_lora_rank]
-  Bf16* qr = nullptr;          // [T, q_lora_rank]
+  Bf16* qa = nullptr;           // [T, q_lora_rank]
+  Bf16* qr = nullptr;           // [T, q_lora_rank]
   uint8_t* qr_codes = nullptr;  // [T, q_lora_rank]
   uint8_t* qr_scales = nullptr;
-  Bf16* q = nullptr;                // [T, num_heads, head_dim]
-  Bf16* kv = nullptr;               // [T, head_dim]
-  float* compressor_kv = nullptr;   // [T, width], main compressor, then the indexer's
+  Bf16* q = nullptr;               // [T, num_heads, head_dim]
+  Bf16* kv = nullptr;              // [T, head_dim]
+  float* compressor_kv = nullptr;  // [T, width], main compressor, then the indexer's
   float* compressor_gate = nullptr;
-  Bf16* attn = nullptr;      // [T, num_heads, head_dim]
-  Bf16* z = nullptr;         // [T, o_groups·o_lora_rank]
+  Bf16* attn = nullptr;        // [T, num_heads, head_dim]
+  Bf16* z = nullptr;           // [T, o_groups·o_lora_rank]
   uint8_t* z_codes = nullptr;  // [T, o_groups·o_lora_rank]
   uint8_t* z_scales = nullptr;
 
@@ -48,9 +48,9 @@ struct Workspace {
   Bf16* routed = nullptr;           // [T, num_experts_per_tok, d]
   Bf16* shared = nullptr;           // [T, d]
 
-  Bf16* mtp_e = nullptr;            // [T, d]
-  Bf16* mtp_g = nullptr;            // [T, hc, d]
-  uint8_t* mtp_g_codes = nullptr;   // [T, hc, d]
+  Bf16* mtp_e = nullptr;           // [T, d]
+  Bf16* mtp_g = nullptr;           // [T, hc, d]
+  uint8_t* mtp_g_codes = nullptr;  // [T, hc, d]
   uint8_t* mtp_g_scales = nullptr;
 
  private:

@@ -31,7 +31,8 @@
 
 namespace dsv4 {
 
-// Pointers in params are the backend's own memory. Ops run in the order of the calls; on a device they may be asynchronous until synchronize().
+// Pointers in params are the backend's own memory. Ops run in the order of the calls; on a device they may be asynchronous until
+// synchronize().
 class Backend {
  public:
   virtual ~Backend() = default;

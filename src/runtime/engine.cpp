@@ -1,10 +1,9 @@
 #include "runtime/engine.h"
 
 #include <algorithm>
-#include <thread>
 
-#include "backend/cpu/backend.h"
 #include "base/error.h"
+#include "runtime/device.h"
 #include "runtime/scheduler.h"
 
 namespace dsv4 {
@@ -13,14 +12,7 @@ namespace {
 const EngineOptions& checked(const EngineOptions& options) {
   require(options.max_sequences >= 1 && options.max_sequences <= 4096, "sequences: {}, expected 1 to 4096", options.max_sequences);
   require(options.step_tokens >= 1 && options.step_tokens <= 65536, "step tokens: {}, expected 1 to 65536", options.step_tokens);
-  require(options.num_threads >= 0 && options.num_threads <= 4096, "threads: {}, expected 0 (every core) to 4096", options.num_threads);
   return options;
-}
-
-std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
-  const int num_cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  set_cpu_threads(options.num_threads > 0 ? options.num_threads : num_cores);
-  return make_cpu_backend();
 }
 
 int context_limit(const EngineOptions& options, const ModelConfig& config) {
@@ -42,7 +34,7 @@ size_t logits_bytes(const EngineOptions& options, const ModelConfig& config) {
 
 Engine::Engine(const EngineOptions& options)
     : options_(checked(options)),
-      backend_(make_backend(options_)),
+      backend_(make_backend(options_.num_threads)),
       checkpoint_(Checkpoint::open(options_.model_dir)),
       max_context_(context_limit(options_, config())),
       model_(checkpoint_, *backend_, {options_.step_tokens, options_.max_sequences, options_.max_sequences}),
@@ -59,7 +51,9 @@ Engine::Sequence& Engine::sequence(int sequence_id) {
   return sequences_[static_cast<size_t>(sequence_id)];
 }
 
-const Engine::Sequence& Engine::sequence(int sequence_id) const { return const_cast<Engine*>(this)->sequence(sequence_id); }
+const Engine::Sequence& Engine::sequence(int sequence_id) const {
+  return const_cast<Engine*>(this)->sequence(sequence_id);
+}
 
 int Engine::open_sequence() {
   const auto free = std::find_if(sequences_.begin(), sequences_.end(), [](const Sequence& candidate) { return !candidate.open; });
@@ -80,8 +74,8 @@ void Engine::feed(int sequence_id, std::span<const int32_t> token_ids) {
   for (int32_t token_id : token_ids) {
     require(token_id >= 0 && token_id < config().vocab_size, "token id {}: expected 0 to {}", token_id, config().vocab_size - 1);
   }
-  require(token_ids.size() <= static_cast<size_t>(max_context_) - fed.tokens.size(), "{} tokens do not fit: the context holds {}, {} are used",
-          token_ids.size(), max_context_, fed.tokens.size());
+  require(token_ids.size() <= static_cast<size_t>(max_context_) - fed.tokens.size(),
+          "{} tokens do not fit: the context holds {}, {} are used", token_ids.size(), max_context_, fed.tokens.size());
   if (token_ids.empty()) return;
   if (fed.num_pending() == 0) fed.arrival = num_arrivals_++;
   fed.tokens.insert(fed.tokens.end(), token_ids.begin(), token_ids.end());
@@ -92,8 +86,8 @@ void Engine::rewind(int sequence_id, int num_tokens) {
   Sequence& rewound = sequence(sequence_id);
   const int num_computed_back = num_tokens - rewound.num_pending();
   require(num_tokens >= 0 && num_tokens <= static_cast<int>(rewound.tokens.size()) && num_computed_back <= kMaxRollback,
-          "rewind by {} tokens: the sequence has {}, {} of them computed, of which at most {} can be taken back", num_tokens, rewound.tokens.size(),
-          rewound.num_computed, kMaxRollback);
+          "rewind by {} tokens: the sequence has {}, {} of them computed, of which at most {} can be taken back", num_tokens,
+          rewound.tokens.size(), rewound.num_computed, kMaxRollback);
   if (num_tokens == 0) return;
   rewound.tokens.resize(rewound.tokens.size() - static_cast<size_t>(num_tokens));
   rewound.num_computed = std::min(rewound.num_computed, static_cast<int>(rewound.tokens.size()));
@@ -106,9 +100,8 @@ bool Engine::step() {
     if (sequences_[static_cast<size_t>(id)].num_pending() > 0) order.push_back(id);
   }
   if (order.empty()) return false;
-  std::sort(order.begin(), order.end(), [&](int a, int b) {
-    return sequences_[static_cast<size_t>(a)].arrival < sequences_[static_cast<size_t>(b)].arrival;
-  });
+  std::sort(order.begin(), order.end(),
+            [&](int a, int b) { return sequences_[static_cast<size_t>(a)].arrival < sequences_[static_cast<size_t>(b)].arrival; });
   std::vector<Waiting> waiting;
   for (int id : order) waiting.push_back({id, sequences_[static_cast<size_t>(id)].num_pending()});
 
@@ -120,7 +113,8 @@ bool Engine::step() {
     Sequence& running = sequences_[static_cast<size_t>(id)];
     const int end = running.num_computed + num_tokens;
     while (static_cast<int>(running.pages.size()) * kPagePositions < end) running.pages.push_back(pages_.allocate());
-    const auto token_ids = std::span<const int32_t>(running.tokens).subspan(static_cast<size_t>(running.num_computed), static_cast<size_t>(num_tokens));
+    const auto token_ids =
+        std::span<const int32_t>(running.tokens).subspan(static_cast<size_t>(running.num_computed), static_cast<size_t>(num_tokens));
     step_input_.add_sequence(id, running.num_computed, token_ids, running.pages);
     if (num_tokens == running.num_pending()) {
       finished_ids.push_back(id);
@@ -147,18 +141,23 @@ void Engine::keep_logits(std::span<const int> finished_ids, std::span<const int3
   }
 }
 
-bool Engine::ready(int sequence_id) const { return sequence(sequence_id).has_logits; }
+bool Engine::ready(int sequence_id) const {
+  return sequence(sequence_id).has_logits;
+}
 
-std::span<const int32_t> Engine::tokens(int sequence_id) const { return sequence(sequence_id).tokens; }
+std::span<const int32_t> Engine::tokens(int sequence_id) const {
+  return sequence(sequence_id).tokens;
+}
 
 float* Engine::gather_logits(std::span<const int> sequence_ids) {
   for (int id : sequence_ids) require(ready(id), "sequence {} has no logits: feed it and step until it is ready", id);
-  require(sequence_ids.size() <= static_cast<size_t>(options_.max_sequences), "{} sequences to sample, at most {} can be open", sequence_ids.size(),
-          options_.max_sequences);
+  require(sequence_ids.size() <= static_cast<size_t>(options_.max_sequences), "{} sequences to sample, at most {} can be open",
+          sequence_ids.size(), options_.max_sequences);
   std::vector<int32_t> rows(sequence_ids.begin(), sequence_ids.end());
   backend_->copy_from_host(rows_.as<void>(), rows.data(), rows.size() * sizeof(int32_t));
   const int64_t row_bytes = int64_t{config().vocab_size} * static_cast<int64_t>(sizeof(float));
-  backend_->gather_rows({kept_logits_.as<void>(), rows_.as<int32_t>(), sample_logits_.as<void>(), static_cast<int>(rows.size()), row_bytes});
+  backend_->gather_rows(
+      {kept_logits_.as<void>(), rows_.as<int32_t>(), sample_logits_.as<void>(), static_cast<int>(rows.size()), row_bytes});
   return sample_logits_.as<float>();
 }
 

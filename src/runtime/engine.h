@@ -49,7 +49,8 @@ class Engine {
   // Its pages are free at once; pending tokens are dropped.
   void close_sequence(int sequence_id);
 
-  // Appends tokens to be computed. Throws Error for ids outside the vocabulary and where the sequence would outgrow max_context; nothing is appended then.
+  // Appends tokens to be computed. Throws Error for ids outside the vocabulary and where the sequence would outgrow max_context; nothing is
+  // appended then.
   void feed(int sequence_id, std::span<const int32_t> token_ids);
   // Takes back the last tokens, computed or not, at most kMaxRollback computed ones; the next logits need a feed() first.
   void rewind(int sequence_id, int num_tokens);

@@ -12,7 +12,8 @@ namespace {
 // Typed reads of one golden file; tensors are copied because their bytes need not be aligned.
 class GoldenReader {
  public:
-  GoldenReader(const std::filesystem::path& path, const ModelConfig& config) : name_(path.filename().string()), file_(path), config_(config) {}
+  GoldenReader(const std::filesystem::path& path, const ModelConfig& config)
+      : name_(path.filename().string()), file_(path), config_(config) {}
 
   bool has(const std::string& name) const { return file_.find(name) != nullptr; }
 
@@ -33,7 +34,8 @@ class GoldenReader {
 
   std::vector<int32_t> token_ids(const std::string& name, int64_t count) const {
     std::vector<int32_t> ids = read<int32_t>(name, DType::kI32, {count});
-    for (int32_t id : ids) require(id >= 0 && id < config_.vocab_size, "{}: {}: token id {}, expected 0 to {}", name_, name, id, config_.vocab_size - 1);
+    for (int32_t id : ids)
+      require(id >= 0 && id < config_.vocab_size, "{}: {}: token id {}, expected 0 to {}", name_, name, id, config_.vocab_size - 1);
     return ids;
   }
 

@@ -20,8 +20,8 @@ struct GoldenLogits {
 
 // Prefill outputs of one layer.
 struct GoldenLayer {
-  std::vector<Bf16> streams;   // [prefill_len, hc_mult, hidden_size] after the layer
-  std::vector<int32_t> topk;   // [prefill_len, topk_width] selected entries, −1 = none; empty where the layer selects nothing
+  std::vector<Bf16> streams;  // [prefill_len, hc_mult, hidden_size] after the layer
+  std::vector<int32_t> topk;  // [prefill_len, topk_width] selected entries, −1 = none; empty where the layer selects nothing
   int topk_width = 0;
 };
 
@@ -51,7 +51,8 @@ struct Golden {
   std::optional<GoldenGreedy> greedy;
   std::optional<GoldenRouter> router;
 
-  // Reads and checks a file against the model's shapes; `num_experts` has an entry per layer. Throws Error naming the tensor that does not fit.
+  // Reads and checks a file against the model's shapes; `num_experts` has an entry per layer. Throws Error naming the tensor that does not
+  // fit.
   static Golden load(const std::filesystem::path& file, const ModelConfig& config, const std::vector<int>& num_experts);
 };
 

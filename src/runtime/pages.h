@@ -6,8 +6,8 @@
 
 namespace dsv4 {
 
-// Hands out page ids 0 … num_pages − 1. A page given back is the next one handed out, so that memory committed once is used again before new memory is
-// touched.
+// Hands out page ids 0 … num_pages − 1. A page given back is the next one handed out, so that memory committed once is used again before
+// new memory is touched.
 class PageAllocator {
  public:
   explicit PageAllocator(int num_pages) : num_pages_(num_pages) {}

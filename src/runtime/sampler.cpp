@@ -16,7 +16,8 @@ void validate(const SamplingParams& params, int vocab_size) {
           params.repetition_penalty);
   require(finite(params.presence_penalty), "presence_penalty: {}, expected a finite number", params.presence_penalty);
   require(finite(params.frequency_penalty), "frequency_penalty: {}, expected a finite number", params.frequency_penalty);
-  require(params.num_logprobs >= 0 && params.num_logprobs <= kMaxLogprobs, "logprobs: {}, expected 0 to {}", params.num_logprobs, kMaxLogprobs);
+  require(params.num_logprobs >= 0 && params.num_logprobs <= kMaxLogprobs, "logprobs: {}, expected 0 to {}", params.num_logprobs,
+          kMaxLogprobs);
   int num_banned = 0;
   for (const auto& [token_id, bias] : params.logit_bias) {
     require(token_id >= 0 && token_id < vocab_size, "logit_bias: token id {}, expected 0 to {}", token_id, vocab_size - 1);
@@ -26,7 +27,9 @@ void validate(const SamplingParams& params, int vocab_size) {
   require(num_banned < vocab_size, "logit_bias: bans all {} tokens", vocab_size);
 }
 
-Sampler::Sampler(SamplingParams params, int vocab_size) { set_params(std::move(params), vocab_size); }
+Sampler::Sampler(SamplingParams params, int vocab_size) {
+  set_params(std::move(params), vocab_size);
+}
 
 void Sampler::set_params(SamplingParams params, int vocab_size) {
   validate(params, vocab_size);

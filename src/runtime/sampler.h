@@ -26,7 +26,8 @@ struct SamplingParams {
 
 inline constexpr int kMaxLogprobs = 20;
 
-// Throws Error naming the first setting out of its range (see ops/sample.h); token ids of the bias must be in [0, vocab_size), and must not ban them all.
+// Throws Error naming the first setting out of its range (see ops/sample.h); token ids of the bias must be in [0, vocab_size), and must not
+// ban them all.
 void validate(const SamplingParams& params, int vocab_size);
 
 // State of one completion. The n-th token drawn depends on the seed, n, the logits and the history alone.

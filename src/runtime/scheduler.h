@@ -18,8 +18,9 @@ struct Scheduled {
   int num_tokens = 0;
 };
 
-// Sequences with a single waiting token (decode) come first, so that long prompts do not hold them up; what room is left goes to prompts in order of
-// arrival, cut where the step is full. Never more than max_tokens tokens; at least one token whenever any waits and max_tokens ≥ 1.
+// Sequences with a single waiting token (decode) come first, so that long prompts do not hold them up; what room is left goes to prompts in
+// order of arrival, cut where the step is full. Never more than max_tokens tokens; at least one token whenever any waits and max_tokens
+// ≥ 1.
 std::vector<Scheduled> schedule_step(std::span<const Waiting> waiting, int max_tokens);
 
 }  // namespace dsv4

@@ -19,8 +19,12 @@ constexpr double kVariationFactor = 2.0;
 constexpr double kArgmaxSlack = 0.05;
 constexpr double kRouterWeightTolerance = 1e-5;  // relative; the order of the fp32 sum is free
 
-double to_double(float x) { return x; }
-double to_double(Bf16 x) { return to_float(x); }
+double to_double(float x) {
+  return x;
+}
+double to_double(Bf16 x) {
+  return to_float(x);
+}
 
 template <typename T>
 double cosine(const T* a, const T* b, size_t count) {
@@ -60,8 +64,8 @@ class LogitsComparison {
   }
 
   LogitsReport report() const {
-    return {static_cast<int>(cosines_.size()), quantile(cosines_, 0.5), quantile(cosines_, 0.1), *std::min_element(cosines_.begin(), cosines_.end()),
-            static_cast<double>(num_equal_) / static_cast<double>(cosines_.size())};
+    return {static_cast<int>(cosines_.size()), quantile(cosines_, 0.5), quantile(cosines_, 0.1),
+            *std::min_element(cosines_.begin(), cosines_.end()), static_cast<double>(num_equal_) / static_cast<double>(cosines_.size())};
   }
 
  private:
@@ -71,37 +75,38 @@ class LogitsComparison {
   int64_t num_equal_ = 0;
 };
 
-// Copies a CSA layer's selection to the host.
-class SelectionRecorder final : public LayerObserver {
+// Compares a CSA layer's selection with the golden one, row by row.
+class SelectionComparison final : public LayerObserver {
  public:
-  SelectionRecorder(Backend& backend, int topk) : backend_(backend), topk_(topk) {}
+  SelectionComparison(Backend& backend, const GoldenLayer& golden, int topk)
+      : backend_(backend), golden_(golden), topk_(static_cast<size_t>(topk)) {}
 
-  void on_layer(int, int num_tokens, const Bf16*, const int32_t* selected) override {
-    selected_.clear();
-    if (selected == nullptr) return;
-    selected_.resize(static_cast<size_t>(num_tokens) * static_cast<size_t>(topk_));
-    backend_.copy_to_host(selected_.data(), selected, selected_.size() * sizeof(int32_t));
-  }
-
-  // Mean over the rows that select anything of |mine ∩ golden| / |golden|.
-  std::optional<double> overlap(const GoldenLayer& golden) const {
-    if (golden.topk.empty() || selected_.empty()) return std::nullopt;
-    double sum = 0.0;
-    int num_rows = 0;
-    const size_t width = static_cast<size_t>(golden.topk_width);
-    for (size_t row = 0; row * width < golden.topk.size(); ++row) {
-      std::vector<int32_t> theirs = entries(golden.topk.data() + row * width, width);
-      if (theirs.empty()) continue;
-      const std::vector<int32_t> mine = entries(selected_.data() + row * static_cast<size_t>(topk_), static_cast<size_t>(topk_));
-      std::vector<int32_t> common;
-      std::set_intersection(mine.begin(), mine.end(), theirs.begin(), theirs.end(), std::back_inserter(common));
-      sum += static_cast<double>(common.size()) / static_cast<double>(theirs.size());
-      ++num_rows;
+  void on_selection(int, int row_begin, int row_end, const Bf16* scores, int64_t score_stride, const int32_t* selected) override {
+    if (golden_.topk.empty()) return;
+    const size_t num_rows = static_cast<size_t>(row_end - row_begin);
+    std::vector<Bf16> host_scores(num_rows * static_cast<size_t>(score_stride));
+    std::vector<int32_t> host_selected(num_rows * topk_);
+    backend_.copy_to_host(host_scores.data(), scores, host_scores.size() * sizeof(Bf16));
+    backend_.copy_to_host(host_selected.data(), selected + static_cast<size_t>(row_begin) * topk_, host_selected.size() * sizeof(int32_t));
+    for (size_t i = 0; i < num_rows; ++i) {
+      compare_row(static_cast<size_t>(row_begin) + i, host_selected.data() + i * topk_,
+                  host_scores.data() + i * static_cast<size_t>(score_stride));
     }
-    return num_rows == 0 ? 1.0 : sum / num_rows;
   }
+
+  void on_layer(int, int, const Bf16*) override {}
+
+  // Mean over the rows that select anything of the share of the golden entries found.
+  std::optional<double> strict_overlap() const { return mean(strict_sum_); }
+  // The same where entries of equal score may stand for each other: which of them the reference takes is not specified.
+  std::optional<double> overlap() const { return mean(sum_); }
 
  private:
+  std::optional<double> mean(double sum) const {
+    if (golden_.topk.empty()) return std::nullopt;
+    return num_rows_ == 0 ? 1.0 : sum / num_rows_;
+  }
+
   static std::vector<int32_t> entries(const int32_t* list, size_t count) {
     std::vector<int32_t> sorted;
     std::copy_if(list, list + count, std::back_inserter(sorted), [](int32_t entry) { return entry >= 0; });
@@ -109,9 +114,34 @@ class SelectionRecorder final : public LayerObserver {
     return sorted;
   }
 
+  void compare_row(size_t row, const int32_t* selected, const Bf16* scores) {
+    const size_t width = static_cast<size_t>(golden_.topk_width);
+    const std::vector<int32_t> theirs = entries(golden_.topk.data() + row * width, width);
+    const std::vector<int32_t> mine = entries(selected, topk_);
+    if (theirs.empty()) return;
+    std::vector<int32_t> common, missing;
+    std::set_intersection(mine.begin(), mine.end(), theirs.begin(), theirs.end(), std::back_inserter(common));
+    std::set_difference(theirs.begin(), theirs.end(), mine.begin(), mine.end(), std::back_inserter(missing));
+    double found = static_cast<double>(common.size());
+    strict_sum_ += found / static_cast<double>(theirs.size());
+    // Rows that see at most topk entries take them all and have no scores.
+    if (!missing.empty() && (row + 1) / kCsaRatio > topk_) {
+      float lowest = to_float(scores[mine.front()]);
+      for (int32_t entry : mine) lowest = std::min(lowest, to_float(scores[entry]));
+      const auto is_lowest = [&](int32_t entry) { return to_float(scores[entry]) == lowest; };
+      const auto replaceable = std::count_if(mine.begin(), mine.end(), is_lowest) - std::count_if(common.begin(), common.end(), is_lowest);
+      found += static_cast<double>(std::min(std::count_if(missing.begin(), missing.end(), is_lowest), replaceable));
+    }
+    sum_ += found / static_cast<double>(theirs.size());
+    ++num_rows_;
+  }
+
   Backend& backend_;
-  int topk_;
-  std::vector<int32_t> selected_;
+  const GoldenLayer& golden_;
+  size_t topk_;
+  double strict_sum_ = 0.0;
+  double sum_ = 0.0;
+  int num_rows_ = 0;
 };
 
 class Verification {
@@ -177,8 +207,8 @@ class Verification {
     if (golden.streams.empty() || (layer_idx > 0 && golden_.layers[static_cast<size_t>(layer_idx) - 1].streams.empty())) return;
     const std::vector<Bf16> input = layer_idx == 0 ? embedded() : golden_.layers[static_cast<size_t>(layer_idx) - 1].streams;
     std::vector<Bf16> output(input.size());
-    SelectionRecorder recorder(backend_, config().index_topk);
-    model_.set_observer(&recorder);
+    SelectionComparison selection(backend_, golden, config().index_topk);
+    model_.set_observer(&selection);
     const auto cache = fresh_cache();
     model_.forward_layer(layer_idx, step(0, prompt()), *cache, input.data(), output.data());
     model_.set_observer(nullptr);
@@ -188,7 +218,7 @@ class Verification {
     for (size_t at = 0; at < output.size(); at += row_size) cosines.push_back(cosine(&output[at], &golden.streams[at], row_size));
     const auto worst = std::min_element(cosines.begin(), cosines.end());
     report_.layers.push_back({layer_idx, quantile(cosines, 0.5), quantile(cosines, 0.01), *worst, static_cast<int>(worst - cosines.begin()),
-                              recorder.overlap(golden)});
+                              selection.overlap(), selection.strict_overlap()});
   }
 
   // Adds the logits of all rows of the last step.
@@ -238,9 +268,8 @@ class Verification {
       const int32_t last_row = static_cast<int32_t>(pending.size()) - 1;
       std::vector<float> logits(static_cast<size_t>(config().vocab_size));
       backend_.copy_to_host(logits.data(), model_.logits({&last_row, 1}), logits.size() * sizeof(float));
-      const int32_t drawn = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-      num_equal += drawn == expected;
-      pending.assign(1, drawn);
+      num_equal += std::max_element(logits.begin(), logits.end()) - logits.begin() == expected;
+      pending.assign(1, expected);
     }
     report_.greedy_equal = num_equal;
     report_.greedy_of = static_cast<int>(golden_.greedy->tokens.size());
@@ -288,7 +317,8 @@ class Verification {
         report_.failures.push_back(fmt::format("layer {}: median {:.6f}, at least {}", layer.layer_idx, layer.median, kLayerMedian));
       }
       if (layer.topk_overlap && *layer.topk_overlap < kLayerOverlap) {
-        report_.failures.push_back(fmt::format("layer {}: overlap {:.4f}, at least {}", layer.layer_idx, *layer.topk_overlap, kLayerOverlap));
+        report_.failures.push_back(
+            fmt::format("layer {}: overlap {:.4f}, at least {}", layer.layer_idx, *layer.topk_overlap, kLayerOverlap));
       }
     }
     if (report_.router_equal && !*report_.router_equal) report_.failures.push_back("router: differs");
@@ -309,13 +339,17 @@ class Verification {
   VerifyReport report_;
 };
 
+nlohmann::ordered_json optional_json(const std::optional<double>& value) {
+  return value ? nlohmann::ordered_json(*value) : nullptr;
+}
+
 nlohmann::ordered_json logits_json(const LogitsReport& report) {
   return {{"median", report.median}, {"p10", report.p10}, {"min", report.min}, {"argmax", report.argmax}};
 }
 
 std::string logits_text(const char* name, const LogitsReport& report) {
-  return fmt::format("{:<8} {:4} rows: cosine median {:.6f}, p10 {:.6f}, min {:.6f}; argmax equal {:.2f} %\n", name, report.num_rows, report.median,
-                     report.p10, report.min, 100.0 * report.argmax);
+  return fmt::format("{:<8} {:4} rows: cosine median {:.6f}, p10 {:.6f}, min {:.6f}; argmax equal {:.2f} %\n", name, report.num_rows,
+                     report.median, report.p10, report.min, 100.0 * report.argmax);
 }
 
 }  // namespace
@@ -329,7 +363,8 @@ nlohmann::ordered_json VerifyReport::json() const {
                               {"p01", layer.p01},
                               {"min", layer.min},
                               {"min_position", layer.min_position},
-                              {"topk_overlap", layer.topk_overlap ? nlohmann::ordered_json(*layer.topk_overlap) : nullptr}});
+                              {"topk_overlap", optional_json(layer.topk_overlap)},
+                              {"topk_overlap_strict", optional_json(layer.topk_overlap_strict)}});
   }
   json["prefill"] = logits_json(prefill);
   json["decode"] = decode ? logits_json(*decode) : nullptr;
@@ -345,9 +380,12 @@ nlohmann::ordered_json VerifyReport::json() const {
 std::string VerifyReport::text() const {
   std::string text;
   for (const LayerReport& layer : layers) {
-    text += fmt::format("layer {:3} alone: cosine median {:.7f}, p01 {:.7f}, min {:.7f} at position {}", layer.layer_idx, layer.median, layer.p01,
-                        layer.min, layer.min_position);
-    if (layer.topk_overlap) text += fmt::format("; selected entries in common {:.2f} %", 100.0 * *layer.topk_overlap);
+    text += fmt::format("layer {:3} alone: cosine median {:.7f}, p01 {:.7f}, min {:.7f} at position {}", layer.layer_idx, layer.median,
+                        layer.p01, layer.min, layer.min_position);
+    if (layer.topk_overlap) {
+      text += fmt::format("; selected entries in common {:.2f} %, ties not counted as equal {:.2f} %", 100.0 * *layer.topk_overlap,
+                          100.0 * *layer.topk_overlap_strict);
+    }
     text += '\n';
   }
   text += logits_text("prefill", prefill);
@@ -363,6 +401,8 @@ std::string VerifyReport::verdict() const {
   return pass() ? "verify: PASS" : fmt::format("verify: FAIL {}", fmt::join(failures, "; "));
 }
 
-VerifyReport verify(const VerifyOptions& options, Backend& backend) { return Verification(options, backend).run(); }
+VerifyReport verify(const VerifyOptions& options, Backend& backend) {
+  return Verification(options, backend).run();
+}
 
 }  // namespace dsv4

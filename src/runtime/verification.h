@@ -23,7 +23,10 @@ struct LayerReport {
   double p01 = 0.0;
   double min = 0.0;
   int min_position = 0;
-  std::optional<double> topk_overlap;  // mean share of the golden selection found, CSA layers
+  // CSA layers: mean share of the golden selection found, where entries of equal score may stand for each other (spec 2.7: ties are
+  // unspecified) …
+  std::optional<double> topk_overlap;
+  std::optional<double> topk_overlap_strict;  // … and where they may not
 };
 
 // Logits against golden logits: cosine per position, and the share of positions with the same argmax.
@@ -40,14 +43,15 @@ struct VerifyReport {
   LogitsReport prefill;
   std::optional<LogitsReport> decode;
   std::optional<LogitsReport> mtp;
-  std::optional<int> greedy_equal;  // golden greedy tokens reproduced at their place, of greedy_of
+  std::optional<int> greedy_equal;  // greedy tokens that are drawn after the golden tokens before them, of greedy_of
   int greedy_of = 0;
   std::optional<bool> router_equal;
   bool judged_by_variation = false;   // variation.json was there
   std::vector<std::string> failures;  // one line per limit missed
 
   bool pass() const { return failures.empty(); }
-  // {"layers": [...], "prefill": {...}, "decode": {...}, "mtp": {...}, "greedy": {...}, "router": {...}, "pass"}; parts the golden lacks are null.
+  // {"layers": [...], "prefill": {...}, "decode": {...}, "mtp": {...}, "greedy": {...}, "router": {...}, "pass"}; parts the golden lacks
+  // are null.
   nlohmann::ordered_json json() const;
   // Several lines for people, without the verdict.
   std::string text() const;
@@ -55,8 +59,9 @@ struct VerifyReport {
   std::string verdict() const;
 };
 
-// Runs the comparison on `backend`. Limits: each layer alone median ≥ 0.9999 and overlap ≥ 0.97; router exact; whole model 1 − median and 1 − p10 at most
-// twice, and argmax at most 0.05 below, those of variation.json (without one: reported, not judged). Throws Error for files that cannot be used.
+// Runs the comparison on `backend`. Limits: each layer alone median ≥ 0.9999 and overlap ≥ 0.97; router exact; whole model 1 − median and 1
+// − p10 at most twice, and argmax at most 0.05 below, those of variation.json (without one: reported, not judged). Throws Error for files
+// that cannot be used.
 VerifyReport verify(const VerifyOptions& options, Backend& backend);
 
 }  // namespace dsv4

@@ -30,14 +30,6 @@ class PromptBuilder {
   std::vector<TextSegment> segments_;
 };
 
-// `value or ""` of the official encoder, for a field that must be a string if truthy.
-std::string_view text_or_empty(const ChatMessage& message, std::string_view name) {
-  const Json* value = message.field(name);
-  if (value == nullptr || !value->truthy()) return {};
-  require(value->is_string(), "{}.{}: {}, expected a string", message.where, name, value->kind_name());
-  return value->string();
-}
-
 // str(value) of Python for what the official encoder puts into a template unchecked; nullptr counts as None.
 std::string python_str(const Json* value, std::string_view where) {
   if (value == nullptr) return "None";
@@ -56,6 +48,35 @@ std::string python_str(const Json* value, std::string_view where) {
     }
     default:
       fail("{}: {}, expected a string", where, value->kind_name());
+  }
+}
+
+// `value or ""` of the official encoder, put into a template.
+std::string text_or_empty(const ChatMessage& message, std::string_view name) {
+  if (!message.has_truthy(name)) return {};
+  return python_str(message.field(name), fmt::format("{}.{}", message.where, name));
+}
+
+// Every tool that is offered needs a `function`, whoever's message it is.
+void check_tools(const ChatMessage& message) {
+  if (!message.has_truthy("tools")) return;
+  const Json& tools = *message.field("tools");
+  require(tools.is_array(), "{}.tools: {}, expected an array", message.where, tools.kind_name());
+  for (size_t i = 0; i < tools.array().size(); ++i) {
+    require(tools.array()[i].find("function") != nullptr, "{}.tools[{}].function: missing", message.where, i);
+  }
+}
+
+// Every call needs a function with name and arguments.
+void check_calls(const ChatMessage& message) {
+  if (!message.has_truthy("tool_calls")) return;
+  const Json& calls = *message.field("tool_calls");
+  require(calls.is_array(), "{}.tool_calls: {}, expected an array", message.where, calls.kind_name());
+  for (size_t i = 0; i < calls.array().size(); ++i) {
+    const Json* function = calls.array()[i].find("function");
+    for (const char* key : {"name", "arguments"}) {
+      require(function != nullptr && function->find(key) != nullptr, "{}.tool_calls[{}].function.{}: missing", message.where, i, key);
+    }
   }
 }
 
@@ -86,14 +107,17 @@ class Renderer {
 
   void render(int index) {
     const ChatMessage& message = full_[static_cast<size_t>(index)];
+    check_tools(message);
+    check_calls(message);
     if (index == 0 && thinking_ && effort_ == ReasoningEffort::kMax) out_.literal(protocol::kMaxEffort);
     if (message.role == "system") {
       out_.user(text_or_empty(message, "content"));
       render_tools_and_format(message);
     } else if (message.role == "developer") {
-      require(message.has_truthy("content"), "{}.content: missing or empty, expected text in a developer message", message.where);
+      const Json* content = message.field("content");
+      require(message.has_truthy("content") && content->is_string(), "{}.content: missing or no text, expected a string", message.where);
       out_.literal(protocol::kUser);
-      out_.user(text_or_empty(message, "content"));
+      out_.user(content->string());
       render_tools_and_format(message);
     } else if (message.role == "user") {
       render_user(message);
@@ -117,7 +141,7 @@ class Renderer {
   void render_tools_and_format(const ChatMessage& message) {
     if (message.has_truthy("tools")) {
       out_.literal("\n\n");
-      render_tools(*message.field("tools"), message.where + ".tools");
+      render_tools(message.field("tools")->array());
     }
     if (message.has_truthy("response_format")) {
       out_.literal("\n\n");
@@ -126,14 +150,11 @@ class Renderer {
     }
   }
 
-  void render_tools(const Json& tools, const std::string& where) {
-    require(tools.is_array(), "{}: {}, expected an array", where, tools.kind_name());
+  void render_tools(const Json::Array& tools) {
     out_.literal(protocol::kToolsBeforeSchemas);
-    for (size_t i = 0; i < tools.array().size(); ++i) {
-      const Json* function = tools.array()[i].find("function");
-      require(function != nullptr, "{}[{}].function: missing", where, i);
-      if (i > 0) out_.literal("\n");
-      out_.user(function->dump());
+    for (const Json& tool : tools) {
+      if (&tool != tools.data()) out_.literal("\n");
+      out_.user(tool.find("function")->dump());
     }
     out_.literal(protocol::kToolsAfterSchemas);
   }
@@ -181,34 +202,26 @@ class Renderer {
       out_.literal(protocol::kEndThink);
     }
     out_.user(text_or_empty(message, "content"));
-    if (message.has_truthy("tool_calls")) render_calls(*message.field("tool_calls"), message.where + ".tool_calls");
+    if (message.has_truthy("tool_calls")) render_calls(message.field("tool_calls")->array(), message.where);
     if (!message.has_truthy("wo_eos")) out_.literal(protocol::kEos);
   }
 
-  void render_calls(const Json& calls, const std::string& where) {
-    require(calls.is_array(), "{}: {}, expected an array", where, calls.kind_name());
+  void render_calls(const Json::Array& calls, const std::string& where) {
     out_.literal("\n\n");
     out_.literal(protocol::kToolCalls);
     out_.literal(">\n");
-    for (size_t i = 0; i < calls.array().size(); ++i) {
-      const std::string where_function = fmt::format("{}[{}].function", where, i);
-      const Json* function = calls.array()[i].find("function");
-      require(function != nullptr && function->is_object(), "{}: missing or no object", where_function);
-      render_invoke(*function, where_function);
+    for (size_t i = 0; i < calls.size(); ++i) {
+      render_invoke(*calls[i].find("function"), fmt::format("{}.tool_calls[{}].function", where, i));
       out_.literal("\n");
     }
     out_.literal(protocol::kEndToolCalls);
   }
 
   void render_invoke(const Json& function, const std::string& where) {
-    const Json* name = function.find("name");
-    const Json* arguments = function.find("arguments");
-    require(name != nullptr && name->is_string(), "{}.name: missing or no string", where);
-    require(arguments != nullptr, "{}.arguments: missing", where);
-    const Json::Object parameters = call_parameters(*arguments, where);
+    const Json::Object parameters = call_parameters(*function.find("arguments"), where);
     out_.literal(protocol::kInvoke);
     out_.literal(" name=\"");
-    out_.user(name->string());
+    out_.user(python_str(function.find("name"), where + ".name"));
     out_.literal("\">\n");
     for (const Json::Member& parameter : parameters) {
       if (&parameter != parameters.data()) out_.literal("\n");

@@ -108,16 +108,16 @@ class CompletionParser {
     return {text_.substr(start), {}};
   }
 
-  // Each tag is read without its final ">"; that and the line feed after it start the text before the next tag.
+  // Each tag is read without its final ">"; that and the line feed after it start the text before the next tag. Like the official parser,
+  // takes a text that ends where the loop starts anew, or after a complete header or parameter, for complete.
   void parse_calls(std::vector<ToolCall>& calls) {
-    do {
+    while (position_ < text_.size()) {
       const auto [before, stop] = until({protocol::kInvoke, protocol::kEndToolCalls});
       check(before == ">\n", "expected \">\" and a line feed before the next tag of the tool calls");
       if (stop == protocol::kEndToolCalls) return;
       check(!stop.empty(), "the tool calls have no end");
       calls.push_back(parse_call());
-      // Like the official parser, takes a text that ends after a complete header or parameter for a complete call.
-    } while (position_ < text_.size());
+    }
   }
 
   ToolCall parse_call() {

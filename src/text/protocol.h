@@ -47,9 +47,11 @@ inline constexpr std::string_view kMaxEffort =
     "hypothesis to ensure absolutely no assumption is left unchecked.\n\n";
 
 // The tools text (A.3) before and after the schema lines.
-inline constexpr std::string_view kToolsBeforeSchemas = R"(## Tools
+inline constexpr std::string_view kToolsBeforeSchemas =
+    R"(## Tools
 
-You have access to a set of tools to help answer the user's question. You can invoke tools by writing a "<｜DSML｜tool_calls>" block like the following:
+You have access to a set of tools to help answer the user's question. You can invoke tools by writing a )"
+    R"("<｜DSML｜tool_calls>" block like the following:
 
 <｜DSML｜tool_calls>
 <｜DSML｜invoke name="$TOOL_NAME">
@@ -61,9 +63,11 @@ You have access to a set of tools to help answer the user's question. You can in
 </｜DSML｜invoke>
 </｜DSML｜tool_calls>
 
-String parameters should be specified as is and set `string="true"`. For all other types (numbers, booleans, arrays, objects), pass the value in JSON format and set `string="false"`.
+String parameters should be specified as is and set `string="true"`. For all other types (numbers, booleans, arrays, objects), )"
+    R"(pass the value in JSON format and set `string="false"`.
 
-If thinking_mode is enabled (triggered by <think>), you MUST output your complete reasoning inside <think>...</think> BEFORE any tool calls or final response.
+If thinking_mode is enabled (triggered by <think>), you MUST output your complete reasoning inside <think>...</think> )"
+    R"(BEFORE any tool calls or final response.
 
 Otherwise, output directly after </think> with tool calls or final response.
 

@@ -132,7 +132,7 @@ std::vector<int32_t> Tokenizer::encode(std::span<const TextSegment> segments) co
     const std::string& text = segments[i].text;
     num_bytes += text.size();
     require(num_bytes < kMaxTextBytes, "prompt: {} bytes or more, expected fewer than {}", num_bytes, kMaxTextBytes);
-    require_valid_text(text, "prompt segment");
+    require_valid_text(text, fmt::format("prompt segment {}", i));
     if (!segments[i].trusted) {
       ordinary += text;
       continue;

@@ -23,32 +23,37 @@ struct RawTokenizer {
   std::vector<AddedToken> added_tokens;
 };
 
-// A string of the file for an error line: quoted, on one line, not endless.
-std::string quoted(std::string_view text) {
+// The start of a value's dump, for an error line that is not endless.
+std::string shortened(const std::string& dump) {
   constexpr size_t kMaxShown = 60;
-  const std::string_view shown = text.substr(0, utf8_complete_prefix(text.substr(0, kMaxShown)));
+  const std::string shown = dump.substr(0, utf8_complete_prefix(std::string_view(dump).substr(0, kMaxShown)));
+  return shown.size() < dump.size() ? shown + "…" : shown;
+}
+
+// A string of the file for an error line: quoted, on one line.
+std::string quoted(std::string_view text) {
   std::string out;
-  append_json_string(out, shown);
-  return shown.size() < text.size() ? out + "…" : out;
+  append_json_string(out, text);
+  return shortened(out);
 }
 
 // Reads a value that must equal `wanted`, given as Python would dump it.
 void expect_value(JsonReader& reader, const std::string& field, std::string_view wanted) {
   const std::string found = reader.read_value().dump();
-  if (found != wanted) reader.fail_here(fmt::format("{}: {}, expected {}", field, quoted(found), wanted));
+  if (found != wanted) reader.fail_here(fmt::format("{}: {}, expected {}", field, shortened(found), wanted));
 }
 
 // Reads a value that must be null or the empty string.
 void expect_null_or_empty(JsonReader& reader, const std::string& field) {
   const Json value = reader.read_value();
-  if (value.truthy()) reader.fail_here(fmt::format("{}: {}, expected null", field, quoted(value.dump())));
+  if (value.truthy()) reader.fail_here(fmt::format("{}: {}, expected null", field, shortened(value.dump())));
 }
 
 // One member of an object read as a tree, compared with its dump.
 void expect_member(const JsonReader& reader, const Json& object, const std::string& field, std::string_view key, std::string_view wanted) {
   const Json* value = object.find(key);
   const std::string found = value == nullptr ? "nothing" : value->dump();
-  if (found != wanted) reader.fail_here(fmt::format("{}.{}: {}, expected {}", field, key, quoted(found), wanted));
+  if (found != wanted) reader.fail_here(fmt::format("{}.{}: {}, expected {}", field, key, shortened(found), wanted));
 }
 
 void read_normalizer(JsonReader& reader) {
@@ -74,7 +79,7 @@ void read_pre_tokenizer(JsonReader& reader) {
     const Json* pattern = split.find("pattern");
     const Json* regex = pattern == nullptr ? nullptr : pattern->find("Regex");
     if (regex == nullptr || !regex->is_string() || regex->string() != kSplitPatterns[i]) {
-      const std::string found = regex == nullptr ? "nothing" : quoted(regex->dump());
+      const std::string found = regex == nullptr ? "nothing" : shortened(regex->dump());
       reader.fail_here(fmt::format("{}.pattern.Regex: {}, expected this model's expression {}", field, found, quoted(kSplitPatterns[i])));
     }
   }

@@ -6,8 +6,10 @@
 #include <filesystem>
 #include <functional>
 #include <limits>
+#include <span>
 #include <string>
 
+#include "model/file.h"
 #include "model/tensor_specs.h"
 #include "support/checkpoint_writer.h"
 #include "support/error_of.h"
@@ -371,6 +373,23 @@ TEST(Checkpoint, TruncatedFile) {
 TEST(Checkpoint, BadConfigurationComesBeforeTheWeights) {
   EXPECT_EQ(error_after([](auto& c) { c.config["head_dim"] = 100; }),
             "config.json: head_dim: 100, expected a multiple of 64 from 64 to 512");
+}
+
+// The seeds of the fuzz target: a configuration, a zero byte, a safetensors file.
+TEST(Checkpoint, FuzzSeedsAreWhatTheirNamesSay) {
+  int num_valid = 0, num_bad = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(DSV4_SOURCE_DIR) / "fuzz/seeds/checkpoint")) {
+    const std::string seed = read_text_file(entry.path(), 1 << 20);
+    const size_t zero = seed.find('\0');
+    ASSERT_NE(zero, std::string::npos) << entry.path();
+    const auto file = std::as_bytes(std::span(seed)).subspan(zero + 1);
+    const std::string error = error_of([&] { Checkpoint::from_memory(std::string_view(seed).substr(0, zero), file, ValueCheck::kAll); });
+    const bool valid_name = entry.path().filename().string().starts_with("valid_");
+    EXPECT_EQ(error.empty(), valid_name) << entry.path() << ": " << error;
+    ++(valid_name ? num_valid : num_bad);
+  }
+  EXPECT_EQ(num_valid, 4);
+  EXPECT_EQ(num_bad, 6);
 }
 
 void expect_golden(const std::filesystem::path& directory, bool with_mtp) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <numeric>
 
 #include "backend/cpu/backend.h"
@@ -23,7 +24,9 @@ class ForwardTest : public ::testing::Test {
     for (size_t i = 0; i < tokens_.size(); ++i) tokens_[i] = static_cast<int32_t>((i * 37 + i * i) % 256);
   }
 
-  std::unique_ptr<KvCache> cache() { return std::make_unique<KvCache>(checkpoint_.config(), KvCacheOptions{1, 1, kMaxTokens}, true, *backend_); }
+  std::unique_ptr<KvCache> cache() {
+    return std::make_unique<KvCache>(checkpoint_.config(), KvCacheOptions{1, 1, kMaxTokens}, true, *backend_);
+  }
 
   StepInput step(const std::vector<int32_t>& tokens, int begin, int end) {
     StepInput input;
@@ -44,15 +47,18 @@ class ForwardTest : public ::testing::Test {
 
 struct StreamRecorder final : LayerObserver {
   explicit StreamRecorder(size_t row_elements) : row_size(row_elements) {}
-  void on_layer(int layer_idx, int num_tokens, const Bf16* streams, const int32_t* selected) override {
+  void on_selection(int layer_idx, int row_begin, int row_end, const Bf16*, int64_t, const int32_t* selected) override {
+    EXPECT_NE(selected, nullptr);
+    selections.push_back({layer_idx, row_begin, row_end});
+  }
+  void on_layer(int layer_idx, int num_tokens, const Bf16* streams) override {
     ASSERT_EQ(layer_idx, static_cast<int>(layers.size()));
     layers.emplace_back();
     for (size_t i = 0; i < static_cast<size_t>(num_tokens) * row_size; ++i) layers.back().push_back(streams[i].bits);
-    has_selection.push_back(selected != nullptr);
   }
   size_t row_size;
   std::vector<std::vector<uint16_t>> layers;
-  std::vector<bool> has_selection;
+  std::vector<std::array<int, 3>> selections;
 };
 
 TEST_F(ForwardTest, ALayerAloneGivesWhatItGivesInTheModel) {
@@ -63,13 +69,14 @@ TEST_F(ForwardTest, ALayerAloneGivesWhatItGivesInTheModel) {
   model_.forward(step(tokens_, 0, kMaxTokens), *whole);
   model_.set_observer(nullptr);
   ASSERT_EQ(recorder.layers.size(), 4u);
-  EXPECT_EQ(recorder.has_selection, (std::vector<bool>{false, false, true, true}));
+  EXPECT_EQ(recorder.selections, (std::vector<std::array<int, 3>>{{2, 0, kMaxTokens}, {3, 0, kMaxTokens}}));
   for (size_t layer_idx = 1; layer_idx < 4; ++layer_idx) {
     const auto alone = cache();
     std::vector<Bf16> in, out(recorder.layers[layer_idx].size());
     for (uint16_t bits : recorder.layers[layer_idx - 1]) in.push_back({bits});
     model_.forward_layer(static_cast<int>(layer_idx), step(tokens_, 0, kMaxTokens), *alone, in.data(), out.data());
-    for (size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i].bits, recorder.layers[layer_idx][i]) << "layer " << layer_idx << ", element " << i;
+    for (size_t i = 0; i < out.size(); ++i)
+      ASSERT_EQ(out[i].bits, recorder.layers[layer_idx][i]) << "layer " << layer_idx << ", element " << i;
   }
 }
 

@@ -54,7 +54,9 @@ TEST(KvCache, PartsExistWhereTheLayerKindHasThemAndDoNotOverlap) {
     for (const void* part : {static_cast<const void*>(layer.ring.data), static_cast<const void*>(layer.entries.data),
                              static_cast<const void*>(layer.index_entries.data), static_cast<const void*>(layer.state),
                              static_cast<const void*>(layer.index_state)}) {
-      if (part != nullptr) EXPECT_TRUE(parts.insert(part).second);
+      if (part != nullptr) {
+        EXPECT_TRUE(parts.insert(part).second);
+      }
     }
   }
   EXPECT_EQ(parts.size(), 4u + 4u + 2u);  // four rings, four more parts of CSA, two of HCA

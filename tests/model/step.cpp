@@ -8,7 +8,9 @@
 namespace dsv4 {
 namespace {
 
-std::vector<int32_t> copied(const int32_t* values, size_t count) { return {values, values + count}; }
+std::vector<int32_t> copied(const int32_t* values, size_t count) {
+  return {values, values + count};
+}
 
 TEST(Step, UploadsARaggedBatch) {
   const auto backend = make_cpu_backend();

@@ -32,7 +32,8 @@ TEST(IndexerQuery, MatchesTheSteps) {
     const std::vector<Bf16> iq = test::random_bf16(random, positions.size() * num_heads * dim);
     const Output output = run(iq, positions, freqs, num_heads, dim);
     for (size_t head = 0; head < positions.size() * num_heads; ++head) {
-      const auto rotated = test::round_all(test::reference_rotate(test::to_floats(&iq[head * dim], dim), positions[head / num_heads], freqs));
+      const auto rotated =
+          test::round_all(test::reference_rotate(test::to_floats(&iq[head * dim], dim), positions[head / num_heads], freqs));
       const auto expected = test::reference_fp4(test::round_all(test::reference_hadamard(rotated)));
       const auto actual = test::read_fp4_values(dim, &output.codes[head * dim / 2], &output.scales[head * dim / 32]);
       different += test::num_different(actual, expected);

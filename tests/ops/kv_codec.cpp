@@ -14,11 +14,11 @@ namespace {
 TEST(KvCodec, Fp8EntryBytes) {
   const KvEntryLayout layout{128};
   std::vector<float> x(128, 0.0f);
-  x[0] = 448.0f;      // block maximum: scale 2^0
+  x[0] = 448.0f;  // block maximum: scale 2^0
   x[1] = -1.0f;
-  x[2] = 0x1p-9f;     // smallest subnormal
-  x[3] = 17.0f;       // halfway between 16 and 18: even mantissa wins
-  x[4] = -0x1p-20f;   // rounds to −0
+  x[2] = 0x1p-9f;    // smallest subnormal
+  x[3] = 17.0f;      // halfway between 16 and 18: even mantissa wins
+  x[4] = -0x1p-20f;  // rounds to −0
   x[64] = 1.0f;
   x[127] = -2.5f;
   std::vector<uint8_t> bytes(layout.entry_bytes(), 0xee);
@@ -97,13 +97,13 @@ TEST(KvCodec, Fp8RoundTripIsTheSimulation) {
 
 TEST(KvCodec, EntriesOfAPage) {
   const KvEntryLayout layout{512};
-  uint8_t page[1];
-  const cpu::EntryBytes entry = cpu::entry_bytes(layout, page, 3, 64, 5);
-  EXPECT_EQ(entry.values - page, 3 * 37440 + 5 * 576);
-  EXPECT_EQ(entry.scales - page, 3 * 37440 + 64 * 576 + 5 * 8);
-  const cpu::EntryBytes index_entry = cpu::entry_bytes(IndexEntryLayout{128}, page, 2, 64, 63);
-  EXPECT_EQ(index_entry.values - page, 2 * 4352 + 63 * 64);
-  EXPECT_EQ(index_entry.scales - page, 2 * 4352 + 64 * 64 + 63 * 4);
+  std::vector<uint8_t> cache(4 * 37440);
+  const cpu::EntryBytes entry = cpu::entry_bytes(layout, cache.data(), 3, 64, 5);
+  EXPECT_EQ(entry.values - cache.data(), 3 * 37440 + 5 * 576);
+  EXPECT_EQ(entry.scales - cache.data(), 3 * 37440 + 64 * 576 + 5 * 8);
+  const cpu::EntryBytes index_entry = cpu::entry_bytes(IndexEntryLayout{128}, cache.data(), 2, 64, 63);
+  EXPECT_EQ(index_entry.values - cache.data(), 2 * 4352 + 63 * 64);
+  EXPECT_EQ(index_entry.scales - cache.data(), 2 * 4352 + 64 * 64 + 63 * 4);
 }
 
 TEST(KvCodec, Fp4RowBytes) {

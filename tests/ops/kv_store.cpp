@@ -22,7 +22,8 @@ struct Ring {
   const uint8_t* page(int slot) const { return bytes.data() + slot * layout.page_bytes(ring_size); }
 };
 
-void store(const std::vector<Bf16>& kv, const std::vector<Bf16>& weight, const std::vector<float>& freqs, const test::Step& step, Ring& ring) {
+void store(const std::vector<Bf16>& kv, const std::vector<Bf16>& weight, const std::vector<float>& freqs, const test::Step& step,
+           Ring& ring) {
   cpu::kv_store({kv.data(), weight.data(), freqs.data(), step.view(), {ring.bytes.data(), ring.ring_size}, ring.layout.head_dim, kEps});
 }
 
@@ -55,7 +56,8 @@ TEST(KvStore, WritesOneEntryAndZeroPadding) {
   const int head_dim = 128, ring_size = 5;
   Ring ring(head_dim, ring_size, 2);
   const std::vector<Bf16> kv(head_dim, to_bf16(0.0f)), weight(head_dim, to_bf16(1.0f));
-  store(kv, weight, test::plain_frequencies(), test::Step({{1, 7, 1}}, 2, 1), ring);  // position 7 → entry 2 of slot 1
+  const std::vector<float> no_rotation(kRopeDim / 2, 0.0f);             // which could make −0 of 0
+  store(kv, weight, no_rotation, test::Step({{1, 7, 1}}, 2, 1), ring);  // position 7 → entry 2 of slot 1
   std::vector<uint8_t> expected(ring.bytes.size(), 0xee);
   uint8_t* page = expected.data() + ring.layout.page_bytes(ring_size);
   std::fill_n(page + 2 * 192, 192, uint8_t{0});

@@ -161,7 +161,8 @@ TEST(MhcPre, TokensAloneGiveTheSameBytes) {
     alone.streams.assign(together.streams.begin() + token * 1024, together.streams.begin() + (token + 1) * 1024);
     alone.run();
     EXPECT_TRUE(test::same_bytes(std::span<const Bf16>(alone.x).first(256), std::span<const Bf16>(together.x).subspan(token * 256, 256)));
-    EXPECT_TRUE(test::same_bytes(std::span<const float>(alone.comb).first(16), std::span<const float>(together.comb).subspan(token * 16, 16)));
+    EXPECT_TRUE(
+        test::same_bytes(std::span<const float>(alone.comb).first(16), std::span<const float>(together.comb).subspan(token * 16, 16)));
     EXPECT_TRUE(test::same_bytes(std::span<const float>(alone.post).first(4), std::span<const float>(together.post).subspan(token * 4, 4)));
   }
 }

@@ -23,7 +23,8 @@ TEST(RmsNorm, MatchesDouble) {
     for (int row = 0; row < num_rows; ++row) {
       const std::vector<double> expected = test::reference_rms(test::to_floats(x.data() + row * dim, dim), weight.data(), kEps);
       for (int i = 0; i < dim; ++i) {
-        EXPECT_TRUE(test::bf16_rounds(out[row * dim + i], expected[i], 1e-6 * std::fabs(expected[i]))) << "dim " << dim << ", element " << i;
+        EXPECT_TRUE(test::bf16_rounds(out[row * dim + i], expected[i], 1e-6 * std::fabs(expected[i])))
+            << "dim " << dim << ", element " << i;
       }
     }
   }

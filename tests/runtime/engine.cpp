@@ -40,7 +40,9 @@ std::vector<float> logits_alone(Engine& engine, std::span<const int32_t> tokens)
   return logits;
 }
 
-int pick(std::mt19937& random, int low, int high) { return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1)); }
+int pick(std::mt19937& random, int low, int high) {
+  return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
+}
 
 TEST(Engine, OnePrefillEqualsAnyChunkingAndTokenByToken) {
   Engine whole(mini_options(1, 256));
@@ -70,12 +72,16 @@ TEST(Engine, EveryPrefixHasTheSameLogitsTokenByTokenAndAtOnce) {
 // Sequences join, leave, feed prompts and single tokens in any order; each must give what it gives alone.
 TEST(Engine, RandomSchedulesGiveTheSameLogitsAsSequencesAlone) {
   constexpr int kSlots = 4;
-  for (unsigned seed = 0; seed < 6; ++seed) {
+  for (unsigned seed = 0; seed < 5; ++seed) {
     std::mt19937 random(seed);
     Engine engine(mini_options(kSlots, pick(random, 1, 40)));
     Engine oracle(mini_options(1, 256));
     std::vector<int> open;
     int num_checked = 0;
+    const auto check = [&](int id) {
+      ++num_checked;
+      EXPECT_EQ(engine.logits(id), logits_alone(oracle, engine.tokens(id))) << "seed " << seed;
+    };
     for (int event = 0; event < 60; ++event) {
       const int kind = pick(random, 0, 9);
       if (kind <= 2 && static_cast<int>(open.size()) < kSlots) {
@@ -92,12 +98,12 @@ TEST(Engine, RandomSchedulesGiveTheSameLogitsAsSequencesAlone) {
       } else {
         engine.step();
         for (int id : open) {
-          if (!engine.ready(id) || pick(random, 0, 2) != 0) continue;
-          ASSERT_EQ(engine.logits(id), logits_alone(oracle, engine.tokens(id))) << "seed " << seed << ", event " << event;
-          ++num_checked;
+          if (engine.ready(id) && pick(random, 0, 2) == 0) check(id);
         }
       }
     }
+    run_to_end(engine);
+    for (int id : open) check(id);
     EXPECT_GT(num_checked, 0) << "seed " << seed;
   }
 }
@@ -177,7 +183,13 @@ TEST(Engine, BadUseIsAnErrorThatChangesNothing) {
   EXPECT_FALSE(engine.step());
   EXPECT_EQ(error_of([&] { engine.logits(id); }), "sequence 0 has no logits: feed it and step until it is ready");
   EXPECT_NE(error_of([&] { engine.rewind(id, 1); }), "no error");
-  EXPECT_EQ(error_of([] { Engine too_long([] { auto options = mini_options(1, 32); options.max_context = 257; return options; }()); }),
+  EXPECT_EQ(error_of([] {
+              Engine too_long([] {
+                auto options = mini_options(1, 32);
+                options.max_context = 257;
+                return options;
+              }());
+            }),
             "context: 257 tokens, this model has 256");
 }
 

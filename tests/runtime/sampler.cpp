@@ -36,9 +36,16 @@ TEST(Sampler, SettingsOutOfRangeAreNamed) {
   EXPECT_EQ(complaint([](SamplingParams& p) { p.presence_penalty = kInfinity; }), "presence_penalty: inf, expected a finite number");
   EXPECT_EQ(complaint([](SamplingParams& p) { p.num_logprobs = 21; }), "logprobs: 21, expected 0 to 20");
   EXPECT_EQ(complaint([](SamplingParams& p) { p.logit_bias[4] = 1.0f; }), "logit_bias: token id 4, expected 0 to 3");
-  EXPECT_EQ(complaint([](SamplingParams& p) { p.logit_bias[0] = kInfinity; }), "logit_bias: inf for token id 0, expected a number below infinity");
-  EXPECT_EQ(complaint([](SamplingParams& p) { for (int id = 0; id < 4; ++id) p.logit_bias[id] = -kInfinity; }), "logit_bias: bans all 4 tokens");
-  EXPECT_EQ(complaint([](SamplingParams& p) { for (int id = 0; id < 3; ++id) p.logit_bias[id] = -kInfinity; }), "");
+  EXPECT_EQ(complaint([](SamplingParams& p) { p.logit_bias[0] = kInfinity; }),
+            "logit_bias: inf for token id 0, expected a number below infinity");
+  EXPECT_EQ(complaint([](SamplingParams& p) {
+              for (int id = 0; id < 4; ++id) p.logit_bias[id] = -kInfinity;
+            }),
+            "logit_bias: bans all 4 tokens");
+  EXPECT_EQ(complaint([](SamplingParams& p) {
+              for (int id = 0; id < 3; ++id) p.logit_bias[id] = -kInfinity;
+            }),
+            "");
 }
 
 TEST(Sampler, HistoryCountsPromptAndCompletionApart) {

@@ -13,7 +13,9 @@ std::vector<std::pair<int, int>> plan(const std::vector<Waiting>& waiting, int m
 
 using Shares = std::vector<std::pair<int, int>>;
 
-TEST(Scheduler, DecodeTokensComeBeforePrompts) { EXPECT_EQ(plan({{7, 100}, {3, 1}, {5, 1}}, 10), (Shares{{3, 1}, {5, 1}, {7, 8}})); }
+TEST(Scheduler, DecodeTokensComeBeforePrompts) {
+  EXPECT_EQ(plan({{7, 100}, {3, 1}, {5, 1}}, 10), (Shares{{3, 1}, {5, 1}, {7, 8}}));
+}
 
 TEST(Scheduler, PromptsAreCutWhereTheStepIsFull) {
   EXPECT_EQ(plan({{1, 6}, {2, 6}}, 10), (Shares{{1, 6}, {2, 4}}));

@@ -1,6 +1,7 @@
 // Comparisons that say where and by how much arrays differ.
 #pragma once
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -46,8 +47,8 @@ template <typename T>
     uint64_t actual_bits = 0, expected_bits = 0;
     std::memcpy(&actual_bits, &actual[i], std::min(sizeof(T), sizeof(uint64_t)));
     std::memcpy(&expected_bits, &expected[i], std::min(sizeof(T), sizeof(uint64_t)));
-    return ::testing::AssertionFailure() << "element " << i << " of " << actual.size() << " has bits 0x" << std::hex << actual_bits
-                                         << ", expected 0x" << expected_bits;
+    return ::testing::AssertionFailure() << fmt::format("element {} of {} has bits {:#x}, expected {:#x}", i, actual.size(), actual_bits,
+                                                        expected_bits);
   }
   return ::testing::AssertionSuccess();
 }

@@ -1,4 +1,5 @@
-// Plain formulas of the spec that several op tests compare with: scalar loops, sums and functions in double, roundings where the spec has them.
+// Plain formulas of the spec that several op tests compare with: scalar loops, sums and functions in double, roundings where the spec has
+// them.
 #pragma once
 
 #include <cmath>

@@ -15,7 +15,8 @@ struct SequenceRows {
   int num_rows;
 };
 
-// Physical page of a slot's logical page: slots interleaved and pages descending, so that no two pages of a sequence are neighbours in order.
+// Physical page of a slot's logical page: slots interleaved and pages descending, so that no two pages of a sequence are neighbours in
+// order.
 inline int physical_page(int slot, int logical_page, int num_slots, int pages_per_slot) {
   return (pages_per_slot - 1 - logical_page) * num_slots + (num_slots - 1 - slot);
 }

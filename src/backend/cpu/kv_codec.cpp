@@ -25,7 +25,7 @@ DSV4_INLINE void decode_e4m3_lanes(const typename Vec<kBytes>::I32& codes, float
   using V = Vec<kBytes>;
   const typename V::I32 bits = ((codes << 24) >> 4) & static_cast<int32_t>(0x87f00000u);
   const typename V::I32 nan = ((bits + 0x00100000) << 4) >> 31;
-  values = reinterpret_cast<typename V::F32>(bits | (nan & 0x7f800000)) * (scale * 0x1p120f);
+  values = reinterpret_cast<typename V::F32>(bits | (nan & 0x7f800000)) * 0x1p120f * scale;
 }
 
 template <int kBytes>

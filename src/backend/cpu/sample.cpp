@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <span>
@@ -7,31 +6,10 @@
 
 #include "backend/cpu/ops.h"
 #include "base/error.h"
+#include "base/philox.h"
 
 namespace dsv4::cpu {
 namespace {
-
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"): ten rounds of a keyed bijection of 128-bit counters.
-std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = uint64_t{0xD2511F53u} * counter[0];
-    const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter[2];
-    counter = {static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(product1),
-               static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(product0)};
-    key[0] += 0x9E3779B9u;
-    key[1] += 0xBB67AE85u;
-  }
-  return counter;
-}
-
-// u in (0, 1] of one token in one draw: the 53 upper bits of the first two words of counter (token id, draw_idx) under the key `seed`.
-double uniform(int32_t token_id, uint64_t draw_idx, uint64_t seed) {
-  const auto words =
-      philox4x32({static_cast<uint32_t>(token_id), 0, static_cast<uint32_t>(draw_idx), static_cast<uint32_t>(draw_idx >> 32)},
-                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
-  const uint64_t bits = (uint64_t{words[0]} << 32 | words[1]) >> 11;
-  return static_cast<double>(bits + 1) * 0x1p-53;
-}
 
 // Logit bias, then the penalties.
 void adjust_logits(const SampleRow& row, std::span<float> logits) {
@@ -63,20 +41,21 @@ int32_t checked_argmax(std::span<const float> logits, int row_idx) {
   return static_cast<int32_t>(best);
 }
 
-// Larger logit first, equal logits by lower id.
-struct Better {
-  std::span<const float> logits;
-  bool operator()(int32_t a, int32_t b) const { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); }
+// Turns a logit into a natural log-probability: logit − maximum − log Σ e^(logit − maximum), without ever forming maximum + log Σ.
+struct LogSoftmax {
+  double maximum;
+  double log_sum;
+
+  // The sum is in double, so that a large vocabulary keeps its small terms.
+  LogSoftmax(std::span<const float> logits, float largest) : maximum(largest) {
+    double sum = 0.0;
+    for (const float logit : logits) sum += std::exp(logit - largest);
+    log_sum = std::log(sum);
+  }
+  float operator()(float logit) const { return static_cast<float>(static_cast<double>(logit) - maximum - log_sum); }
 };
 
-// log Σ e^logit; the sum is in double, so that a large vocabulary keeps its small terms.
-double log_sum_exp(std::span<const float> logits, float maximum) {
-  double sum = 0.0;
-  for (const float logit : logits) sum += std::exp(logit - maximum);
-  return maximum + std::log(sum);
-}
-
-void write_top_logprobs(const SampleParams& params, int row_idx, std::span<const float> logits, double log_sum) {
+void write_top_logprobs(const SampleParams& params, int row_idx, std::span<const float> logits, const LogSoftmax& log_softmax) {
   int32_t* ids = params.top_ids + static_cast<int64_t>(row_idx) * params.max_logprobs;
   float* logprobs = params.top_logprobs + static_cast<int64_t>(row_idx) * params.max_logprobs;
   std::fill_n(ids, params.max_logprobs, -1);
@@ -85,35 +64,51 @@ void write_top_logprobs(const SampleParams& params, int row_idx, std::span<const
   if (wanted <= 0) return;
   std::vector<int32_t> order(logits.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
-  std::partial_sort(order.begin(), order.begin() + wanted, order.end(), Better{logits});
+  std::partial_sort(order.begin(), order.begin() + wanted, order.end(),
+                    [&](int32_t a, int32_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); });
   for (int i = 0; i < wanted; ++i) {
     ids[i] = order[i];
-    logprobs[i] = static_cast<float>(static_cast<double>(logits[order[i]]) - log_sum);
+    logprobs[i] = log_softmax(logits[order[i]]);
   }
 }
 
-// A token that may be drawn and its probability at the row's temperature, up to a common factor (the most likely token has 1).
+// A token that may be drawn, and its probability at the row's temperature up to a common factor (the most likely token has 1).
 struct Candidate {
   int32_t token_id;
+  float logit;
   float probability;
 };
 
-// Keeps the smallest set of most likely candidates that holds the share top_p of the mass.
-void cut_top_p(std::vector<Candidate>& candidates, std::span<const float> logits, float top_p) {
-  double total = 0.0;
-  for (const Candidate& candidate : candidates) total += candidate.probability;
-  const double wanted = total * top_p;
-  const auto better = [less = Better{logits}](const Candidate& a, const Candidate& b) { return less(a.token_id, b.token_id); };
-  // The set is usually small: only as many candidates are put in order as it takes.
-  for (size_t ordered = std::min<size_t>(128, candidates.size());; ordered = std::min(8 * ordered, candidates.size())) {
-    std::partial_sort(candidates.begin(), candidates.begin() + static_cast<ptrdiff_t>(ordered), candidates.end(), better);
+// Larger logit first, equal logits by lower id.
+bool more_likely(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.token_id < b.token_id);
+}
+
+// Keeps the smallest set of most likely candidates that holds the share top_p of the mass. A search by halves: the candidates before
+// `begin` hold too little, those before `end` enough (or are all there are), and only the part between them is put in order further.
+void cut_top_p(std::vector<Candidate>& candidates, float top_p) {
+  const auto mass_of = [&](size_t first, size_t last) {
     double mass = 0.0;
-    size_t kept = 0;
-    while (kept < ordered && (kept == 0 || mass < wanted)) mass += candidates[kept++].probability;
-    if (mass < wanted && ordered < candidates.size()) continue;
-    candidates.resize(kept);
-    return;
+    for (size_t i = first; i < last; ++i) mass += candidates[i].probability;
+    return mass;
+  };
+  const double wanted = mass_of(0, candidates.size()) * top_p;
+  double mass_before = 0.0;
+  size_t begin = 0, end = candidates.size();
+  while (end - begin > 1) {
+    const size_t middle = begin + (end - begin) / 2;
+    const auto first = candidates.begin();
+    std::nth_element(first + static_cast<ptrdiff_t>(begin), first + static_cast<ptrdiff_t>(middle), first + static_cast<ptrdiff_t>(end),
+                     more_likely);
+    const double mass = mass_before + mass_of(begin, middle);
+    if (mass >= wanted) {
+      end = middle;
+    } else {
+      mass_before = mass;
+      begin = middle;
+    }
   }
+  candidates.resize(end);
 }
 
 // argmax p_i / x_i with x_i = −log(u_i) ~ Exp(1), after temperature, top-k, top-p and min-p.
@@ -123,20 +118,19 @@ int32_t draw(const SampleRow& row, std::span<const float> logits, int32_t most_l
   std::vector<Candidate> candidates;
   candidates.reserve(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (std::isfinite(logits[i])) candidates.push_back({static_cast<int32_t>(i), std::exp((logits[i] - maximum) / temperature)});
+    if (std::isfinite(logits[i])) candidates.push_back({static_cast<int32_t>(i), logits[i], std::exp((logits[i] - maximum) / temperature)});
   }
   if (row.top_k > 0 && static_cast<size_t>(row.top_k) < candidates.size()) {
-    const auto better = [less = Better{logits}](const Candidate& a, const Candidate& b) { return less(a.token_id, b.token_id); };
-    std::nth_element(candidates.begin(), candidates.begin() + row.top_k, candidates.end(), better);
+    std::nth_element(candidates.begin(), candidates.begin() + row.top_k, candidates.end(), more_likely);
     candidates.resize(static_cast<size_t>(row.top_k));
   }
-  if (row.top_p < 1.0f) cut_top_p(candidates, logits, row.top_p);
+  if (row.top_p < 1.0f) cut_top_p(candidates, row.top_p);
 
   int32_t drawn = most_likely;
   double largest = -1.0;
   for (const Candidate& candidate : candidates) {
     if (candidate.probability < row.min_p) continue;
-    const double u = uniform(candidate.token_id, row.draw_idx, row.seed);
+    const double u = sample_uniform(candidate.token_id, row.draw_idx, row.seed);
     // −log(u) ≥ 1 − u: most candidates are out of the race before the logarithm.
     if (candidate.probability < largest * (1.0 - u)) continue;
     const double ratio = candidate.probability / std::max(-std::log(u), 0x1p-60);  // u = 1 gives x = 0
@@ -158,11 +152,11 @@ void sample(const SampleParams& params) {
                                   static_cast<size_t>(params.vocab_size));
     adjust_logits(row, logits);
     const int32_t most_likely = checked_argmax(logits, row_idx);
-    const double log_sum = log_sum_exp(logits, logits[static_cast<size_t>(most_likely)]);
-    if (params.max_logprobs > 0) write_top_logprobs(params, row_idx, logits, log_sum);
+    const LogSoftmax log_softmax(logits, logits[static_cast<size_t>(most_likely)]);
+    if (params.max_logprobs > 0) write_top_logprobs(params, row_idx, logits, log_softmax);
     const int32_t token_id = row.temperature > 0.0f ? draw(row, logits, most_likely) : most_likely;
     params.token_ids[row_idx] = token_id;
-    params.logprobs[row_idx] = static_cast<float>(static_cast<double>(logits[static_cast<size_t>(token_id)]) - log_sum);
+    params.logprobs[row_idx] = log_softmax(logits[static_cast<size_t>(token_id)]);
   }
 }
 
