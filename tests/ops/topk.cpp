@@ -18,6 +18,7 @@ std::vector<int32_t> reference(const Bf16* scores, int num_visible, int k) {
   std::vector<int32_t> order(num_visible);
   std::iota(order.begin(), order.end(), 0);
   if (num_visible > k) {
+    std::reverse(order.begin(), order.end());  // later entries win ties
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return to_float(scores[a]) > to_float(scores[b]); });
     order.resize(k);
     std::sort(order.begin(), order.end());
@@ -45,21 +46,21 @@ TEST(Topk, TakesTheLargestInEntryOrder) {
   EXPECT_EQ(select(scores_of({-1, -5, -3, -4, -2}), 2), (std::vector<int32_t>{0, 4}));
 }
 
-TEST(Topk, TiesGoToTheLowerEntry) {
-  EXPECT_EQ(select(scores_of({2, 7, 2, 2, 7, 2}), 3), (std::vector<int32_t>{0, 1, 4}));
-  EXPECT_EQ(select(scores_of({0, 0, 0, 0}), 2), (std::vector<int32_t>{0, 1}));
+TEST(Topk, TiesGoToTheLaterEntry) {
+  EXPECT_EQ(select(scores_of({2, 7, 2, 2, 7, 2}), 3), (std::vector<int32_t>{1, 4, 5}));
+  EXPECT_EQ(select(scores_of({0, 0, 0, 0}), 2), (std::vector<int32_t>{2, 3}));
 }
 
 TEST(Topk, NegativeZeroTiesWithZero) {
-  EXPECT_EQ(select(scores_of({-1.0f, -0.0f, 0.0f, -0.0f}), 1), (std::vector<int32_t>{1}));
-  EXPECT_EQ(select(scores_of({-1.0f, 0.0f, -0.0f, 0.0f}), 2), (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(select(scores_of({-1.0f, -0.0f, 0.0f, -0.0f}), 1), (std::vector<int32_t>{3}));
+  EXPECT_EQ(select(scores_of({-1.0f, 0.0f, -0.0f, 0.0f}), 2), (std::vector<int32_t>{2, 3}));
 }
 
 TEST(Topk, InfinitiesAndExtremes) {
   const float infinity = std::numeric_limits<float>::infinity();
   EXPECT_EQ(select(scores_of({1, infinity, -infinity, 3e38f, -3e38f, 1e-40f}), 3), (std::vector<int32_t>{0, 1, 3}));
-  EXPECT_EQ(select(scores_of({-infinity, -infinity, -3e38f}), 2), (std::vector<int32_t>{0, 2}));
-  EXPECT_EQ(select(scores_of({infinity, infinity, infinity}), 2), (std::vector<int32_t>{0, 1}));
+  EXPECT_EQ(select(scores_of({-infinity, -infinity, -3e38f}), 2), (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(select(scores_of({infinity, infinity, infinity}), 2), (std::vector<int32_t>{1, 2}));
 }
 
 TEST(Topk, FewVisibleEntriesAreAllTakenWithoutScores) {

@@ -115,14 +115,14 @@ float max_of(const float* values, int count) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
-// Turns one head's logits into probabilities rounded to bf16, relative to their maximum; returns the fp32 denominator with the sink.
+// Turns one head's logits into probabilities relative to their maximum; returns the fp32 denominator with the sink.
 float softmax_with_sink(float* logits, int num_keys, float sink) {
   const float max = max_of(logits, num_keys);
   float sum = 0.0f;
   for (int key = 0; key < num_keys; ++key) {
     const float p = std::exp(logits[key] - max);
     sum += p;
-    logits[key] = round_bf16(p);
+    logits[key] = p;
   }
   return sum + std::exp(sink - max);
 }

@@ -41,12 +41,6 @@ int32_t checked_argmax(std::span<const float> logits, int row_idx) {
   return static_cast<int32_t>(best);
 }
 
-// Larger logit first, equal logits by lower id.
-struct Better {
-  std::span<const float> logits;
-  bool operator()(int32_t a, int32_t b) const { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); }
-};
-
 // Turns a logit into a natural log-probability: logit − maximum − log Σ e^(logit − maximum), without ever forming maximum + log Σ.
 struct LogSoftmax {
   double maximum;
@@ -70,35 +64,51 @@ void write_top_logprobs(const SampleParams& params, int row_idx, std::span<const
   if (wanted <= 0) return;
   std::vector<int32_t> order(logits.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
-  std::partial_sort(order.begin(), order.begin() + wanted, order.end(), Better{logits});
+  std::partial_sort(order.begin(), order.begin() + wanted, order.end(),
+                    [&](int32_t a, int32_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); });
   for (int i = 0; i < wanted; ++i) {
     ids[i] = order[i];
     logprobs[i] = log_softmax(logits[order[i]]);
   }
 }
 
-// A token that may be drawn and its probability at the row's temperature, up to a common factor (the most likely token has 1).
+// A token that may be drawn, and its probability at the row's temperature up to a common factor (the most likely token has 1).
 struct Candidate {
   int32_t token_id;
+  float logit;
   float probability;
 };
 
-// Keeps the smallest set of most likely candidates that holds the share top_p of the mass.
-void cut_top_p(std::vector<Candidate>& candidates, std::span<const float> logits, float top_p) {
-  double total = 0.0;
-  for (const Candidate& candidate : candidates) total += candidate.probability;
-  const double wanted = total * top_p;
-  const auto better = [less = Better{logits}](const Candidate& a, const Candidate& b) { return less(a.token_id, b.token_id); };
-  // The set is usually small: only as many candidates are put in order as it takes.
-  for (size_t ordered = std::min<size_t>(128, candidates.size());; ordered = std::min(8 * ordered, candidates.size())) {
-    std::partial_sort(candidates.begin(), candidates.begin() + static_cast<ptrdiff_t>(ordered), candidates.end(), better);
+// Larger logit first, equal logits by lower id.
+bool more_likely(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.token_id < b.token_id);
+}
+
+// Keeps the smallest set of most likely candidates that holds the share top_p of the mass. A search by halves: the candidates before
+// `begin` hold too little, those before `end` enough (or are all there are), and only the part between them is put in order further.
+void cut_top_p(std::vector<Candidate>& candidates, float top_p) {
+  const auto mass_of = [&](size_t first, size_t last) {
     double mass = 0.0;
-    size_t kept = 0;
-    while (kept < ordered && (kept == 0 || mass < wanted)) mass += candidates[kept++].probability;
-    if (mass < wanted && ordered < candidates.size()) continue;
-    candidates.resize(kept);
-    return;
+    for (size_t i = first; i < last; ++i) mass += candidates[i].probability;
+    return mass;
+  };
+  const double wanted = mass_of(0, candidates.size()) * top_p;
+  double mass_before = 0.0;
+  size_t begin = 0, end = candidates.size();
+  while (end - begin > 1) {
+    const size_t middle = begin + (end - begin) / 2;
+    const auto first = candidates.begin();
+    std::nth_element(first + static_cast<ptrdiff_t>(begin), first + static_cast<ptrdiff_t>(middle), first + static_cast<ptrdiff_t>(end),
+                     more_likely);
+    const double mass = mass_before + mass_of(begin, middle);
+    if (mass >= wanted) {
+      end = middle;
+    } else {
+      mass_before = mass;
+      begin = middle;
+    }
   }
+  candidates.resize(end);
 }
 
 // argmax p_i / x_i with x_i = −log(u_i) ~ Exp(1), after temperature, top-k, top-p and min-p.
@@ -108,14 +118,13 @@ int32_t draw(const SampleRow& row, std::span<const float> logits, int32_t most_l
   std::vector<Candidate> candidates;
   candidates.reserve(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (std::isfinite(logits[i])) candidates.push_back({static_cast<int32_t>(i), std::exp((logits[i] - maximum) / temperature)});
+    if (std::isfinite(logits[i])) candidates.push_back({static_cast<int32_t>(i), logits[i], std::exp((logits[i] - maximum) / temperature)});
   }
   if (row.top_k > 0 && static_cast<size_t>(row.top_k) < candidates.size()) {
-    const auto better = [less = Better{logits}](const Candidate& a, const Candidate& b) { return less(a.token_id, b.token_id); };
-    std::nth_element(candidates.begin(), candidates.begin() + row.top_k, candidates.end(), better);
+    std::nth_element(candidates.begin(), candidates.begin() + row.top_k, candidates.end(), more_likely);
     candidates.resize(static_cast<size_t>(row.top_k));
   }
-  if (row.top_p < 1.0f) cut_top_p(candidates, logits, row.top_p);
+  if (row.top_p < 1.0f) cut_top_p(candidates, row.top_p);
 
   int32_t drawn = most_likely;
   double largest = -1.0;

@@ -51,14 +51,15 @@ void select_largest(const uint16_t* keys, int count, int topk, int32_t* selected
     const uint16_t candidate = static_cast<uint16_t>(threshold | (1u << bit));
     if (count_at_least(keys, count, candidate) >= topk) threshold = candidate;
   }
-  const int num_above = threshold == 0xffff ? 0 : count_at_least(keys, count, static_cast<uint16_t>(threshold + 1));
-  int ties_left = topk - num_above;
+  // Of the entries at the threshold the latest are kept: skip the first ones.
+  int ties_to_skip = count_at_least(keys, count, threshold) - topk;
   int num_selected = 0;
   for (int entry = 0; num_selected < topk; ++entry) {
-    const bool tie = keys[entry] == threshold && ties_left > 0;
-    ties_left -= tie ? 1 : 0;
+    const bool tie = keys[entry] == threshold;
+    const bool skip = tie && ties_to_skip > 0;
+    ties_to_skip -= skip ? 1 : 0;
     selected[num_selected] = entry;
-    num_selected += (keys[entry] > threshold || tie) ? 1 : 0;
+    num_selected += (keys[entry] > threshold || (tie && !skip)) ? 1 : 0;
   }
 }
 
