@@ -38,7 +38,7 @@ ALLOWED_INCLUDES = {
 }
 
 # Headers of src/ops that are not ops: the interface, and what several contracts share.
-SHARED_OP_HEADERS = {"backend", "batch", "kv_layout", "weight"}
+SHARED_OP_HEADERS = {"backend", "batch", "buffer", "kv_layout", "weight"}
 # Host libraries that no header reachable from device code may bring in.
 HOST_LIBRARIES = re.compile(r"<(?:fmt|spdlog|nlohmann|CLI)/")
 
@@ -216,8 +216,13 @@ def check_inline_assembly(tree):
 
 
 def is_mutable(declaration):
-    """Whether a variable's declaration (its initialiser may follow) leaves the variable itself changeable."""
+    """Whether a variable's declaration (its initialiser may follow) leaves the variable itself changeable.
+
+    A volatile sig_atomic_t is let through: it is the only thing a signal handler may write.
+    """
     plain = cpp_scan.strip_angles(declaration)
+    if re.search(r"\bvolatile\b.*\bsig_atomic_t\b", plain):
+        return False
     if re.search(r"\bconstexpr\b", plain):
         return False
     plain = re.split(r"[={;]|\[(?!\[)", plain)[0]
@@ -314,7 +319,7 @@ def check_op_rooms(tree):
                 yield Finding(contract, 1, "op-rooms", f"{folder}/{op}{suffix} is missing")
         if backend is not None and not re.search(rf"\bvirtual void {op}\(", backend.code):
             yield Finding(contract, 1, "op-rooms", f"Backend::{op} is missing in src/ops/backend.h")
-        if tree.has_folder("src/backend/cuda"):
+        if any(tree.has_folder(f"src/backend/cuda/{folder}") for folder in ("any", "sm90")):
             if not any(op in tree.stems(f"src/backend/cuda/{folder}", ".cu") for folder in ("any", "sm90", "sm100")):
                 yield Finding(contract, 1, "op-rooms", f"{op}.cu is missing in src/backend/cuda/any or sm90")
     for stem in sorted(tree.stems("src/ops", ".h") - SHARED_OP_HEADERS - set(ops) - tree.stems("tests/ops", ".cpp")):

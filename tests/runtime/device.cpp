@@ -14,5 +14,12 @@ TEST(Device, TheCpuIsAlwaysThere) {
   EXPECT_THROW(make_backend(4097), Error);
 }
 
+TEST(Device, TheCpuComesFirstInTheList) {
+  const std::vector<std::string> lines = describe_devices();
+  ASSERT_FALSE(lines.empty());
+  EXPECT_EQ(lines[0].rfind("cpu: ", 0), 0u);
+  for (size_t i = 1; i < lines.size(); ++i) EXPECT_EQ(lines[i].rfind("cuda:" + std::to_string(i - 1) + ": ", 0), 0u) << lines[i];
+}
+
 }  // namespace
 }  // namespace dsv4

@@ -126,6 +126,7 @@ class MutableGlobals(LintTest):
     def test_not_found(self):
         for text in (
             "constexpr int kA = 1;",
+            "volatile std::sig_atomic_t interrupted = 0;",
             "inline constexpr const char* kNames[] = {\"a\", \"b\"};",
             "const std::vector<int> kList = {1, 2};",
             "static const char* const kName = \"x\";",
@@ -180,9 +181,12 @@ class TreeRules(LintTest):
 
     def test_op_rooms(self):
         for path in ("src/backend/cpu/scale.cpp", "bench/ops/scale.cpp", "tests/ops/scale.cpp", "src/backend/cuda/sm90/scale.cu"):
-            self.assertEqual(self.lint({path: None}), ["src/ops/scale.h:1: op-rooms"])
+            other_kernel = {"src/backend/cuda/any/other.cu": "int f();\n"}
+            self.assertEqual(self.lint({path: None, **other_kernel}), ["src/ops/scale.h:1: op-rooms"])
         without_cuda = {path: None for path in CLEAN if path.startswith("src/backend/cuda")}
         self.assertEqual(self.lint(without_cuda), [])
+        host_side_only = {"src/backend/cuda/sm90/scale.cu": None, "src/backend/cuda/runtime/device.cpp": "int f();\n"}
+        self.assertEqual(self.lint(host_side_only), [])
         self.assertEqual(self.lint({"src/ops/backend.h": "// Ops.\n#pragma once\n"}), ["src/ops/scale.h:1: op-rooms"])
         self.assertEqual(self.lint({"src/ops/rope.h": "// Rotations.\n#pragma once\n"}), ["src/ops/rope.h:1: op-rooms"])
 
