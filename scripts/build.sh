@@ -3,10 +3,14 @@
 # Configures and builds into build/PRESET; the binary is build/PRESET/bin/dsv4.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-preset=${1:?usage: scripts/build.sh cpu|cuda|asan|tsan|fuzz}
+preset=${1:?usage: scripts/build.sh cpu|cuda|asan|tsan|fuzz [cmake --build options]}
 shift
 launcher=()
 if command -v ccache >/dev/null; then launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_C_COMPILER_LAUNCHER=ccache); fi
-cmake --preset "$preset" "${launcher[@]}" >"/tmp/dsv4-configure-$$.log" 2>&1 || { cat "/tmp/dsv4-configure-$$.log" >&2; rm -f "/tmp/dsv4-configure-$$.log"; exit 1; }
-rm -f "/tmp/dsv4-configure-$$.log"
+mkdir -p build
+log=build/configure-$preset.log
+if ! cmake --preset "$preset" "${launcher[@]}" >"$log" 2>&1; then
+  cat "$log" >&2
+  exit 1
+fi
 cmake --build "build/$preset" "$@"

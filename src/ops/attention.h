@@ -1,8 +1,10 @@
 // Core attention with sink over window and compressed entries (spec 2.9), then the inverse RoPE of the output at the row's position.
 // Row t attends to the window positions max(0, t−window+1)…t of its ring and to compressed entries: the listed ones (CSA), all visible ones
 // c < ⌊(t+1)/ratio⌋ (HCA), or none (SWA). One shared vector per entry is both key and value.
-// o = bf( Σ_j bf(e^{l_j−M})·k_j / (Σ_j e^{l_j−M} + e^{sink−M}) ), l_j = (q·k_j)·softmax_scale, M = max_j l_j; the sum runs over the window in
+// o = bf( Σ_j e^{l_j−M}·k_j / (Σ_j e^{l_j−M} + e^{sink−M}) ), l_j = (q·k_j)·softmax_scale, M = max_j l_j; the sum runs over the window in
 // ascending position, then over the entries in list order.
+// Deviation from spec 2.9: e^{l_j−M} stays in fp32 for the value product; the golden files have it so, and it is the more exact form
+// (docs/numerics.md).
 #pragma once
 
 #include <cstdint>
@@ -14,7 +16,7 @@
 namespace dsv4 {
 
 struct AttentionParams {
-  const Bf16* q;            // [num_tokens, num_heads, head_dim], from query_norm
+  const Bf16* q;  // [num_tokens, num_heads, head_dim], from query_norm
   BatchView batch;
   WindowRing ring;
   PagedEntries entries;     // data = nullptr: window only
@@ -24,10 +26,10 @@ struct AttentionParams {
   Bf16* out;                // [num_tokens, num_heads, head_dim]
   int num_heads;
   int head_dim;
-  int window;               // sliding_window, the current token included
-  int ratio;                // of the compressed entries; unused without them
+  int window;  // sliding_window, the current token included
+  int ratio;   // of the compressed entries; unused without them
   int num_selected;
-  float softmax_scale;      // head_dim^-½
+  float softmax_scale;  // head_dim^-½
 };
 
 }  // namespace dsv4

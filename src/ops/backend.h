@@ -31,7 +31,8 @@
 
 namespace dsv4 {
 
-// Pointers in params are the backend's own memory. Ops run in the order of the calls; on a device they may be asynchronous until synchronize().
+// Pointers in params are the backend's own memory. Ops run in the order of the calls; on a device they may be asynchronous until
+// synchronize().
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -41,6 +42,8 @@ class Backend {
   // Zero-filled memory, at least 256-byte aligned; on the CPU pages are committed as they are touched. Throws Error when there is none.
   virtual void* allocate(size_t bytes) = 0;
   virtual void deallocate(void* memory, size_t bytes) = 0;
+  // Makes a weight usable by the ops for the life of the backend; host backends return `weight` itself, so its owner must outlive them.
+  virtual const void* import_weight(const void* weight, size_t bytes) = 0;
   virtual void copy_from_host(void* destination, const void* source, size_t bytes) = 0;
   virtual void copy_to_host(void* destination, const void* source, size_t bytes) = 0;
   virtual void synchronize() = 0;

@@ -1,4 +1,5 @@
-// Sum of the expert outputs (spec 2.11, step 6): y = bf( Σ_selected fp32(out_e) + fp32(out_shared) ), fp32 sum in ascending expert id, the shared expert last.
+// Sum of the expert outputs (spec 2.11, step 6): y = bf( Σ_selected fp32(out_e) + fp32(out_shared) ), fp32 sum in ascending expert id, the
+// shared expert last.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Routed experts (spec 2.11, step 4): G = bf(x·w1ᵀ), U = bf(x·w3ᵀ); h = bf( ω·silu(min(G, limit))·clamp(U, ±limit) ); out = bf( quantised(h)·w2ᵀ ).
-// Products are L4 (FP4 experts: fp32 sum over blocks of 32 columns with both scales) or L8 (FP8 experts).
+// Routed experts (spec 2.11, step 4): G = bf(x·w1ᵀ), U = bf(x·w3ᵀ); h = bf( ω·silu(min(G, limit))·clamp(U, ±limit) ); out = bf(
+// quantised(h)·w2ᵀ ). Products are L4 (FP4 experts: fp32 sum over blocks of 32 columns with both scales) or L8 (FP8 experts).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ struct ExpertsParams {
   const ExpertMatrix* w2;  // [num_experts], each [hidden_size, intermediate_size]
   const ExpertMatrix* w3;  // [num_experts], each [intermediate_size, hidden_size]
   ExpertFormat format;
-  Bf16* out;               // [num_tokens, num_selected, hidden_size]
+  Bf16* out;  // [num_tokens, num_selected, hidden_size]
   int num_tokens;
   int num_selected;
   int num_experts;

@@ -1,4 +1,5 @@
-// Byte layouts of the KV cache (spec 4.2, 4.3), parametric in head_dim. The one definition that every reader and writer of cache bytes uses.
+// Byte layouts of the KV cache (spec 4.2, 4.3), parametric in head_dim. The one definition that every reader and writer of cache bytes
+// uses.
 #pragma once
 
 #include <cstddef>
@@ -52,16 +53,18 @@ static_assert(KvEntryLayout{512}.page_bytes(64) == 37440 && KvEntryLayout{512}.p
 static_assert(KvEntryLayout{64}.num_scales() == 0 && KvEntryLayout{64}.entry_bytes() == 128);
 static_assert(IndexEntryLayout{128}.entry_bytes() == 68 && IndexEntryLayout{128}.page_bytes(64) == 4352);
 
-// The window entries of every sequence slot of one layer: each slot is one page of `ring_size` entries; position p lives at p mod ring_size.
+// The window entries of every sequence slot of one layer: each slot is one page of `ring_size` entries; position p lives at p mod
+// ring_size.
 struct WindowRing {
   uint8_t* data = nullptr;  // [num_slots][page_bytes(ring_size)]
   int ring_size = 0;        // entries; ≥ window − 1 + the longest run of one sequence's tokens in a step
 };
 
-// A paged cache of one layer: entry c of a sequence is entry (c mod entries_per_page) of physical page page_table[seq][c / entries_per_page].
+// A paged cache of one layer: entry c of a sequence is entry (c mod entries_per_page) of physical page page_table[seq][c /
+// entries_per_page].
 struct PagedEntries {
-  uint8_t* data = nullptr;  // [num_pages][page_bytes(entries_per_page)]
-  int entries_per_page = 0; // kPagePositions / ratio
+  uint8_t* data = nullptr;   // [num_pages][page_bytes(entries_per_page)]
+  int entries_per_page = 0;  // kPagePositions / ratio
 };
 
 }  // namespace dsv4

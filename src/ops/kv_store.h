@@ -1,5 +1,5 @@
-// Window entry (spec 2.5): k = bf(RMS(kv; weight)), RoPE at the row's position on the last dims, FP8 quantisation of the nope dims in blocks of 64,
-// stored as an FP8 entry in the sequence's ring at position mod ring_size.
+// Window entry (spec 2.5): k = bf(RMS(kv; weight)), RoPE at the row's position on the last dims, FP8 quantisation of the nope dims in
+// blocks of 64, stored as an FP8 entry in the sequence's ring at position mod ring_size.
 #pragma once
 
 #include <cstdint>

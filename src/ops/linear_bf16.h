@@ -1,4 +1,5 @@
-// bf16 linear L16 (spec 2.1): out = bf( x·Wᵀ ) with fp32 accumulation, then, where out_scale ≠ 1, out = bf( out · out_scale ) (spec 2.7, κ).
+// bf16 linear L16 (spec 2.1): out = bf( x·Wᵀ ) with fp32 accumulation, then, where out_scale ≠ 1, out = bf( out · out_scale ) (spec 2.7,
+// κ).
 #pragma once
 
 #include <cstdint>

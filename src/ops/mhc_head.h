@@ -1,4 +1,5 @@
-// Collapse of the streams before the head (spec 2.12): pre_i = sigmoid(m_i·scale[0] + base[i]) + hc_eps with m as in mhc_pre, x = bf( Σ pre_i·S_i ).
+// Collapse of the streams before the head (spec 2.12): pre_i = sigmoid(m_i·scale[0] + base[i]) + hc_eps with m as in mhc_pre, x = bf( Σ
+// pre_i·S_i ).
 #pragma once
 
 #include <cstdint>

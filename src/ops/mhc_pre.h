@@ -1,5 +1,5 @@
-// mHC before a sub-layer (spec 2.3, steps 1–5 without the norm): projection of the 4·d stream values, Sinkhorn, and the collapse to one row.
-// m = (fn · v) · rsqrt(mean(v²) + norm_eps);  x = bf( Σ_h pre[h]·streams[h] ).
+// mHC before a sub-layer (spec 2.3, steps 1–5 without the norm): projection of the 4·d stream values, Sinkhorn, and the collapse to one
+// row. m = (fn · v) · rsqrt(mean(v²) + norm_eps);  x = bf( Σ_h pre[h]·streams[h] ).
 #pragma once
 
 #include <cstdint>

@@ -8,9 +8,9 @@
 namespace dsv4 {
 
 struct MtpJoinParams {
-  const Bf16* e;   // [num_tokens, hidden_size]
-  const Bf16* g;   // [num_tokens, hc_mult, hidden_size]
-  Bf16* streams;   // [num_tokens, hc_mult, hidden_size], out
+  const Bf16* e;  // [num_tokens, hidden_size]
+  const Bf16* g;  // [num_tokens, hc_mult, hidden_size]
+  Bf16* streams;  // [num_tokens, hc_mult, hidden_size], out
   int num_tokens;
   int hc_mult;
   int hidden_size;

@@ -1,5 +1,6 @@
-// Router (spec 2.11, steps 1–3): σ = sqrt(softplus(x·Wᵀ)) in fp32; the `num_selected` experts are those with the largest σ + bias (equal values in favour of
-// the lower id) or, in hash layers, row tid2eid[token id]; weights = σ_e / Σ_selected σ · routed_scaling_factor from the unbiased σ.
+// Router (spec 2.11, steps 1–3): σ = sqrt(softplus(x·Wᵀ)) in fp32; the `num_selected` experts are those with the largest σ + bias (equal
+// values in favour of the lower id) or, in hash layers, row tid2eid[token id]; weights = σ_e / Σ_selected σ · routed_scaling_factor from
+// the unbiased σ.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,9 @@
-// Sampling (spec 2.12 and the usual controls). Per row, in this order: logit bias, repetition / presence / frequency penalties over the row's history,
-// log-probabilities (of the logits as they then stand), temperature, top-k, top-p, min-p, then the draw argmax p_i / x_i with x_i ~ Exp(1) from a counter-based generator keyed
-// by (seed, draw_idx): the same draw whatever else is in the batch. Temperature 0 is argmax, equal logits in favour of the lower id.
+// Sampling (spec 2.12 and the usual controls). Per row, in this order: logit bias, repetition / presence / frequency penalties over the
+// row's history, log-probabilities (of the logits as they then stand), temperature, top-k, top-p, min-p, then the draw argmax p_i / x_i
+// with x_i ~ Exp(1) from a counter-based generator keyed by (seed, draw_idx): the same draw whatever else is in the batch: x_i = −log(u_i),
+// u_i = sample_uniform(i, draw_idx, seed) of base/philox.h. Temperature 0 is argmax, equal logits in favour of the lower id. A logit of
+// −inf (a ban) is never drawn. Each row needs at least one finite logit after the bias, and none that is NaN or +inf: the CPU op throws
+// Error otherwise.
 #pragma once
 
 #include <cstdint>
@@ -28,12 +31,12 @@ struct SampleRow {
   float presence_penalty = 0.0f;    // subtracted once from tokens of the completion
   float frequency_penalty = 0.0f;   // subtracted times the count in the completion
   uint64_t seed = 0;
-  uint64_t draw_idx = 0;                // position of the drawn token in its sequence
-  const LogitBias* bias = nullptr;      // [num_bias]
+  uint64_t draw_idx = 0;            // position of the drawn token in its sequence
+  const LogitBias* bias = nullptr;  // [num_bias]
   int32_t num_bias = 0;
   const TokenCount* history = nullptr;  // [num_history], each token id once
   int32_t num_history = 0;
-  int32_t num_logprobs = 0;             // alternatives wanted
+  int32_t num_logprobs = 0;  // alternatives wanted
 };
 
 struct SampleParams {

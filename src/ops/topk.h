@@ -1,5 +1,5 @@
-// Selection (spec 2.7): the min(topk, visible) entries with the largest scores of each row, equal scores in favour of the lower entry, written in
-// ascending entry order and padded with −1. Rows with at most `topk` visible entries take them all and do not read scores.
+// Selection (spec 2.7): the min(topk, visible) entries with the largest scores of each row, equal scores in favour of the later entry,
+// written in ascending entry order and padded with −1. Rows with at most `topk` visible entries take them all and do not read scores.
 #pragma once
 
 #include <cstdint>

@@ -7,12 +7,14 @@
 
 namespace dsv4 {
 
-inline constexpr int kFp8Block = 128;       // weight and activation blocks of FP8 products
-inline constexpr int kFp4Block = 32;        // columns that share a scale in an FP4 weight
-inline constexpr int kKvBlock = 64;         // dims that share a scale in a KV entry
-inline constexpr int kIndexerFp4Block = 32; // dims that share a scale in indexer queries and entries
+inline constexpr int kFp8Block = 128;        // weight and activation blocks of FP8 products
+inline constexpr int kFp4Block = 32;         // columns that share a scale in an FP4 weight
+inline constexpr int kKvBlock = 64;          // dims that share a scale in a KV entry
+inline constexpr int kIndexerFp4Block = 32;  // dims that share a scale in indexer queries and entries
 
-constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+constexpr int ceil_div(int a, int b) {
+  return (a + b - 1) / b;
+}
 
 // e4m3 codes [rows, cols] with one ue8m0 scale per 128×128 block.
 struct Fp8Weight {

@@ -1,7 +1,5 @@
 #include "text/batch.h"
 
-#include <utility>
-
 #include "base/error.h"
 #include "text/chat_encoding.h"
 #include "text/completion_parser.h"
@@ -52,16 +50,7 @@ Json encode_line(const Json& line) {
 Json parse_line(const Json& line) {
   const Json& text = required_member(line, "text");
   require(text.is_string(), "text: {}, expected a string", text.kind_name());
-  Completion completion = parse_completion(text.string(), thinking_mode_from_json(required_member(line, "thinking_mode")));
-  Json::Array calls;
-  for (ToolCall& call : completion.tool_calls) {
-    Json::Object function = {{"name", Json(std::move(call.name))}, {"arguments", Json(std::move(call.arguments))}};
-    calls.emplace_back(Json::Object{{"type", Json("function")}, {"function", Json(std::move(function))}});
-  }
-  return Json(Json::Object{{"role", Json("assistant")},
-                           {"content", Json(std::move(completion.content))},
-                           {"reasoning_content", Json(std::move(completion.reasoning_content))},
-                           {"tool_calls", Json(std::move(calls))}});
+  return message_json(parse_completion(text.string(), thinking_mode_from_json(required_member(line, "thinking_mode"))));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <array>
 #include <initializer_list>
 #include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "text/json.h"
@@ -177,6 +178,18 @@ class CompletionParser {
 
 Completion parse_completion(std::string_view text, ThinkingMode mode) {
   return CompletionParser(text, mode).parse();
+}
+
+Json message_json(Completion completion) {
+  Json::Array calls;
+  for (ToolCall& call : completion.tool_calls) {
+    Json::Object function = {{"name", Json(std::move(call.name))}, {"arguments", Json(std::move(call.arguments))}};
+    calls.emplace_back(Json::Object{{"type", Json("function")}, {"function", Json(std::move(function))}});
+  }
+  return Json(Json::Object{{"role", Json("assistant")},
+                           {"content", Json(std::move(completion.content))},
+                           {"reasoning_content", Json(std::move(completion.reasoning_content))},
+                           {"tool_calls", Json(std::move(calls))}});
 }
 
 }  // namespace dsv4

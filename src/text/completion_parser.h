@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "text/chat_encoding.h"
+#include "text/json.h"
 
 namespace dsv4 {
 
@@ -25,6 +26,9 @@ struct Completion {
 // Parses what the model wrote after a prompt, special tokens kept, EOS included. Throws Error with the byte where the text leaves the
 // format.
 Completion parse_completion(std::string_view text, ThinkingMode mode);
+
+// {"role": "assistant", "content", "reasoning_content", "tool_calls": [{"type": "function", "function": {"name", "arguments"}}]}: an input of the encoder.
+Json message_json(Completion completion);
 
 // Pieces of the grammar that both parsers use.
 namespace completion_grammar {

@@ -29,6 +29,7 @@ class CpuBackend final : public Backend {
   void deallocate(void* memory, size_t bytes) override {
     if (memory != nullptr) munmap(memory, bytes);
   }
+  const void* import_weight(const void* weight, size_t) override { return weight; }
   void copy_from_host(void* destination, const void* source, size_t bytes) override { std::memcpy(destination, source, bytes); }
   void copy_to_host(void* destination, const void* source, size_t bytes) override { std::memcpy(destination, source, bytes); }
   void synchronize() override {}
@@ -61,7 +62,9 @@ class CpuBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend>(); }
+std::unique_ptr<Backend> make_cpu_backend() {
+  return std::make_unique<CpuBackend>();
+}
 
 void set_cpu_threads([[maybe_unused]] int num_threads) {
 #ifdef _OPENMP

@@ -1,0 +1,30 @@
+// Lines from the user: edited on a terminal, read plainly from anything else.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace dsv4 {
+
+class LineEditor {
+ public:
+  // `prompt` is shown where standard input is a terminal.
+  explicit LineEditor(std::string prompt);
+  ~LineEditor();
+  LineEditor(const LineEditor&) = delete;
+  LineEditor& operator=(const LineEditor&) = delete;
+
+  // The next line without its line end; nothing at the end of the input (Ctrl-D on a terminal).
+  std::optional<std::string> read_line();
+
+  bool is_terminal() const { return terminal_ != nullptr; }
+
+ private:
+  struct Terminal;
+
+  std::string prompt_;
+  std::unique_ptr<Terminal> terminal_;
+};
+
+}  // namespace dsv4

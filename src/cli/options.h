@@ -1,0 +1,101 @@
+// Options that several commands share, and the checks of their values.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/env.h"
+#include "model/config.h"
+#include "runtime/generation.h"
+
+namespace dsv4 {
+
+// Accepts decimal whole numbers from `low` to `high` and nothing else: no octal, no wrap-around, no trailing characters.
+CLI::Validator whole_number(int64_t low, int64_t high);
+// The same for all of uint64.
+CLI::Validator unsigned_number();
+
+// Numbers from `low` to INT_MAX.
+inline CLI::Validator whole_number_from(int64_t low) {
+  return whole_number(low, std::numeric_limits<int>::max());
+}
+
+// The directory models/tiny that comes with the project: beside the build tree of this executable, else in the source tree it was built
+// from. Nothing where neither holds a config.json.
+std::optional<std::filesystem::path> bundled_model();
+
+// The tokenizer.json of a model directory.
+Tokenizer load_tokenizer(const std::filesystem::path& model_dir);
+
+// --model, --threads and --context.
+struct ModelArguments {
+  std::string model;    // empty: the bundled model
+  int num_threads = 0;  // 0: DSV4_THREADS, else every core
+  int context = 0;      // 0: what the model has
+
+  void add_model(CLI::App& command);
+  void add_threads(CLI::App& command);
+  void add_context(CLI::App& command);
+  void add_all(CLI::App& command);
+
+  // Throws Error where --model is not given and there is no bundled model, or where it is no directory.
+  std::filesystem::path model_dir() const;
+  // Whether model_dir() is the bundled model.
+  bool is_bundled() const;
+  // Threads of the CPU ops, as EngineOptions counts them.
+  int threads(const Environment& environment) const;
+  // The CPU backend with that many threads.
+  std::unique_ptr<Backend> make_backend(const Environment& environment) const;
+  // For an engine with one open sequence.
+  EngineOptions engine_options(const Environment& environment) const;
+};
+
+// The sampling options; what is not given comes from the model's generation_config.json.
+struct SamplingArguments {
+  std::optional<float> temperature;
+  std::optional<float> top_p;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> logit_bias;  // "ID=VALUE"
+  SamplingParams params;                // the other settings
+
+  void add(CLI::App& command);
+
+  // The settings, checked against the vocabulary; the seed is drawn at random where it is not given. Throws Error.
+  SamplingParams resolve(const std::filesystem::path& model_dir, int vocab_size) const;
+};
+
+// Sampling, length and ends of an answer.
+struct AnswerArguments {
+  SamplingArguments sampling;
+  std::vector<std::string> stop_strings;
+  std::vector<int32_t> stop_token_ids;
+  int max_tokens = 0;  // 0: as many as the context holds
+  bool ignore_eos = false;
+
+  void add(CLI::App& command);
+
+  // The settings, checked against the model. Throws Error.
+  GenerationOptions resolve(const std::filesystem::path& model_dir, int vocab_size) const;
+};
+
+// How an answer begins: at once, or with reasoning of some effort.
+enum class ThinkMode : uint8_t { kNone, kHigh, kMax };
+
+// "none", "high" or "max"; nothing for any other name.
+std::optional<ThinkMode> parse_think_mode(std::string_view name);
+const char* think_mode_name(ThinkMode mode);
+void add_think_option(CLI::App& command, ThinkMode& mode);
+
+// Reads "ID=VALUE"; VALUE is a number, -inf bans the token. Throws Error.
+std::pair<int32_t, float> parse_logit_bias(const std::string& text);
+
+// Reads token ids separated by commas and white space. Throws Error naming the first that is no id below `vocab_size`.
+std::vector<int32_t> parse_token_ids(std::string_view text, int vocab_size);
+
+}  // namespace dsv4

@@ -1,0 +1,46 @@
+#include "cli/output.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace dsv4 {
+
+void print(std::string_view text) {
+  require(std::fwrite(text.data(), 1, text.size(), stdout) == text.size(), "cannot write to standard output: {}", std::strerror(errno));
+}
+
+void flush_output() {
+  require(std::fflush(stdout) == 0, "cannot write to standard output: {}", std::strerror(errno));
+}
+
+void print_note(std::string_view line) {
+  std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
+}
+
+void print_error(std::string_view message) {
+  print_note("dsv4: error: " + one_line(message));
+}
+
+std::string one_line(std::string_view text) {
+  std::string line;
+  for (const char byte : text) {
+    const auto code = static_cast<unsigned char>(byte);
+    if (byte == '\n') {
+      line += "\\n";
+    } else if (byte == '\t') {
+      line += "\\t";
+    } else if (code < 0x20 || code == 0x7f) {
+      line += fmt::format("\\x{:02x}", code);
+    } else {
+      line.push_back(byte);
+    }
+  }
+  return line;
+}
+
+}  // namespace dsv4

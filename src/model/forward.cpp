@@ -1,0 +1,151 @@
+#include "model/forward.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace dsv4 {
+namespace {
+
+constexpr int kHalfRope = kRopeDim / 2;
+
+size_t product(std::initializer_list<int> factors, size_t element_bytes) {
+  size_t bytes = element_bytes;
+  for (int factor : factors) bytes *= static_cast<size_t>(factor);
+  return bytes;
+}
+
+// Row 0: base of SWA layers and the MTP block; row 1: base of CSA and HCA layers, with YaRN.
+Buffer make_freqs(const ModelConfig& config, Backend& backend) {
+  float table[2 * kHalfRope] = {};
+  for (int layer_idx = 0; layer_idx < config.num_blocks(); ++layer_idx) {
+    rope_frequencies(config.rope(layer_idx), table + (config.ratio(layer_idx) == 0 ? 0 : kHalfRope));
+  }
+  Buffer freqs(backend, sizeof(table));
+  backend.copy_from_host(freqs.as<void>(), table, sizeof(table));
+  return freqs;
+}
+
+int max_pages(const ModelConfig& config) {
+  return (config.max_position_embeddings + kPagePositions - 1) / kPagePositions;
+}
+
+}  // namespace
+
+Model::Model(const Checkpoint& checkpoint, Backend& backend, const ModelOptions& options)
+    : config_(checkpoint.config()),
+      options_(options),
+      backend_(backend),
+      weights_(load_weights(checkpoint, backend)),
+      workspace_(config_, options.max_step_tokens, has_mtp(), backend),
+      device_step_(backend, options.max_step_tokens, options.max_step_seqs, max_pages(config_)),
+      freqs_(make_freqs(config_, backend)),
+      rows_(backend, product({options.max_logits_rows}, sizeof(int32_t))),
+      head_streams_(backend, product({options.max_logits_rows, config_.hc_mult, config_.hidden_size}, sizeof(Bf16))),
+      head_x_(backend, product({2, options.max_logits_rows, config_.hidden_size}, sizeof(Bf16))),
+      logits_(backend, product({options.max_logits_rows, config_.vocab_size}, sizeof(float))) {}
+
+Model::~Model() = default;
+
+void Model::check_step(const StepInput& step) const {
+  for (int32_t token_id : step.token_ids()) {
+    require(token_id >= 0 && token_id < config_.vocab_size, "token id {}: expected 0 to {}", token_id, config_.vocab_size - 1);
+  }
+}
+
+void Model::run(int layer_idx, const LayerWeights& weights, const BatchView& batch, int max_position, KvCache& cache, Bf16* streams) {
+  const int ratio = config_.ratio(layer_idx);
+  const float* freqs = freqs_.as<float>() + (ratio == 0 ? 0 : kHalfRope);
+  const int max_visible = ratio == 0 ? 0 : num_visible_entries(max_position, ratio);
+  LayerObserver* observer = config_.is_mtp(layer_idx) ? nullptr : observer_;
+  run_layer({config_, weights, cache.layer(layer_idx), freqs, layer_idx, ratio, max_visible, observer}, batch, streams, workspace_,
+            backend_);
+}
+
+void Model::forward(const StepInput& step, KvCache& cache) {
+  check_step(step);
+  const BatchView batch = device_step_.upload(step);
+  num_rows_ = batch.num_tokens;
+  if (num_rows_ == 0) return;
+  const int max_position = *std::max_element(step.positions().begin(), step.positions().end());
+  backend_.embed({batch.token_ids, weights_.embed, workspace_.streams, batch.num_tokens, config_.hc_mult, config_.hidden_size});
+  for (int layer_idx = 0; layer_idx < config_.num_hidden_layers; ++layer_idx) {
+    run(layer_idx, weights_.layers[static_cast<size_t>(layer_idx)], batch, max_position, cache, workspace_.streams);
+  }
+}
+
+float* Model::head_logits(const HeadWeights& head, const Bf16* streams, std::span<const int32_t> rows) {
+  const int num_rows = static_cast<int>(rows.size());
+  require(num_rows <= options_.max_logits_rows, "logits: {} rows, at most {} fit", num_rows, options_.max_logits_rows);
+  for (int32_t row : rows) require(row >= 0 && row < num_rows_, "logits: row {}, the last step has {} rows", row, num_rows_);
+  if (num_rows == 0) return logits_.as<float>();
+  backend_.copy_from_host(rows_.as<void>(), rows.data(), rows.size_bytes());
+  const int64_t row_bytes = int64_t{config_.hc_mult} * config_.hidden_size * static_cast<int64_t>(sizeof(Bf16));
+  backend_.gather_rows({streams, rows_.as<int32_t>(), head_streams_.as<void>(), num_rows, row_bytes});
+  Bf16* collapsed = head_x_.as<Bf16>();
+  Bf16* normed = collapsed + int64_t{options_.max_logits_rows} * config_.hidden_size;
+  backend_.mhc_head({head_streams_.as<Bf16>(), head.hc.fn, head.hc.base, head.hc.scale, collapsed, num_rows, config_.hc_mult,
+                     config_.hidden_size, config_.rms_norm_eps, config_.hc_eps});
+  backend_.rms_norm({collapsed, head.norm, normed, num_rows, config_.hidden_size, config_.rms_norm_eps});
+  backend_.linear_fp32({normed, head.head, logits_.as<float>(), num_rows});
+  return logits_.as<float>();
+}
+
+float* Model::logits(std::span<const int32_t> rows) {
+  return head_logits(weights_.head, workspace_.streams, rows);
+}
+
+float* Model::mtp_logits(std::span<const int32_t> rows) {
+  require(has_mtp(), "this checkpoint has no MTP block");
+  return head_logits(weights_.mtp->head, workspace_.mtp_streams, rows);
+}
+
+void Model::forward_mtp(const StepInput& step, KvCache& cache) {
+  require(has_mtp(), "this checkpoint has no MTP block");
+  require(step.num_tokens() == num_rows_, "MTP step of {} tokens after a step of {}", step.num_tokens(), num_rows_);
+  check_step(step);
+  if (num_rows_ == 0) return;
+  const BatchView batch = device_step_.upload(step);
+  const MtpWeights& mtp = *weights_.mtp;
+  const int hidden_size = config_.hidden_size;
+  const int num_stream_rows = num_rows_ * config_.hc_mult;
+
+  // e = e_proj(RMS(embed)), in x, u and their codes.
+  backend_.embed({batch.token_ids, weights_.embed, workspace_.x, num_rows_, 1, hidden_size});
+  backend_.rms_norm({workspace_.x, mtp.enorm, workspace_.u, num_rows_, hidden_size, config_.rms_norm_eps});
+  backend_.quantize({workspace_.u, workspace_.u_codes, workspace_.u_scales, num_rows_, hidden_size});
+  backend_.linear_fp8({{workspace_.u_codes, workspace_.u_scales}, mtp.e_proj, workspace_.mtp_e, num_rows_});
+  // g = h_proj(RMS(streams)), every stream a row of its own.
+  backend_.rms_norm({workspace_.streams, mtp.hnorm, workspace_.mtp_g, num_stream_rows, hidden_size, config_.rms_norm_eps});
+  backend_.quantize({workspace_.mtp_g, workspace_.mtp_g_codes, workspace_.mtp_g_scales, num_stream_rows, hidden_size});
+  backend_.linear_fp8({{workspace_.mtp_g_codes, workspace_.mtp_g_scales}, mtp.h_proj, workspace_.mtp_g, num_stream_rows});
+  backend_.mtp_join({workspace_.mtp_e, workspace_.mtp_g, workspace_.mtp_streams, num_rows_, config_.hc_mult, hidden_size});
+
+  run(config_.num_hidden_layers, mtp.layer, batch, 0, cache, workspace_.mtp_streams);
+}
+
+void Model::forward_layer(int layer_idx, const StepInput& step, KvCache& cache, const Bf16* streams, Bf16* out) {
+  check_step(step);
+  const BatchView batch = device_step_.upload(step);
+  num_rows_ = batch.num_tokens;
+  const int max_position = *std::max_element(step.positions().begin(), step.positions().end());
+  const size_t bytes = product({num_rows_, config_.hc_mult, config_.hidden_size}, sizeof(Bf16));
+  backend_.copy_from_host(workspace_.streams, streams, bytes);
+  run(layer_idx, weights_.layers.at(static_cast<size_t>(layer_idx)), batch, max_position, cache, workspace_.streams);
+  backend_.copy_to_host(out, workspace_.streams, bytes);
+}
+
+void Model::route(int layer_idx, const Bf16* x, const float* bias, int num_rows, int32_t* experts, float* weights) {
+  require(num_rows <= options_.max_step_tokens, "route: {} rows, at most {} fit", num_rows, options_.max_step_tokens);
+  const MoeWeights& moe = weights_.layers.at(static_cast<size_t>(layer_idx)).moe;
+  const Buffer device_bias(backend_, product({moe.num_experts}, sizeof(float)));
+  backend_.copy_from_host(device_bias.as<void>(), bias, device_bias.bytes());
+  backend_.copy_from_host(workspace_.u, x, product({num_rows, config_.hidden_size}, sizeof(Bf16)));
+  backend_.router({workspace_.u, moe.gate, device_bias.as<float>(), nullptr, nullptr, workspace_.experts, workspace_.expert_weights,
+                   num_rows, config_.num_experts_per_tok, config_.routed_scaling_factor});
+  const size_t count = static_cast<size_t>(num_rows) * static_cast<size_t>(config_.num_experts_per_tok);
+  backend_.copy_to_host(experts, workspace_.experts, count * sizeof(int32_t));
+  backend_.copy_to_host(weights, workspace_.expert_weights, count * sizeof(float));
+}
+
+}  // namespace dsv4

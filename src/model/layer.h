@@ -1,0 +1,41 @@
+// One transformer layer over a ragged step: mHC(attention), then mHC(MoE) (spec 2.3–2.11).
+#pragma once
+
+#include <cstdint>
+
+#include "model/config.h"
+#include "model/kv_cache.h"
+#include "model/weights.h"
+#include "model/workspace.h"
+#include "ops/backend.h"
+
+namespace dsv4 {
+
+// Sees what layers compute, for verification. Pointers are backend memory, valid during the call.
+class LayerObserver {
+ public:
+  virtual ~LayerObserver() = default;
+  // The selection of rows [row_begin, row_end) of a CSA layer: scores [row_end − row_begin, score_stride], written only for rows that see
+  // more than index_topk entries; selected [num_tokens, index_topk].
+  virtual void on_selection(int layer_idx, int row_begin, int row_end, const Bf16* scores, int64_t score_stride,
+                            const int32_t* selected) = 0;
+  // streams [num_tokens, hc_mult, hidden_size] after the layer.
+  virtual void on_layer(int layer_idx, int num_tokens, const Bf16* streams) = 0;
+};
+
+// Everything a layer needs besides its streams; the references must outlive the call.
+struct LayerContext {
+  const ModelConfig& config;
+  const LayerWeights& weights;
+  const LayerCache& cache;
+  const float* freqs;  // the layer's own rotary frequencies, backend memory
+  int layer_idx;
+  int ratio;                // of compressed entries: 0 (SWA), 4 (CSA), 128 (HCA)
+  int max_visible;          // largest number of compressed entries a row of the step sees
+  LayerObserver* observer;  // may be nullptr
+};
+
+// streams [num_tokens, hc, d] in place. In a CSA layer workspace.selected holds the selected entries afterwards.
+void run_layer(const LayerContext& layer, const BatchView& batch, Bf16* streams, Workspace& workspace, Backend& backend);
+
+}  // namespace dsv4

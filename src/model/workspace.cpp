@@ -1,0 +1,93 @@
+#include "model/workspace.h"
+
+#include <algorithm>
+
+#include "ops/batch.h"
+
+namespace dsv4 {
+namespace {
+
+// Index scores are computed for as many rows at a time as fit this many elements; one row always fits.
+constexpr int64_t kScoreElements = int64_t{4} << 20;
+
+// Hands out aligned pieces of one allocation.
+class Carver {
+ public:
+  explicit Carver(uint8_t* base) : base_(base) {}
+
+  template <typename T>
+  void take(T*& pointer, int64_t count) {
+    if (base_ != nullptr) pointer = reinterpret_cast<T*>(base_ + used_);
+    used_ += (count * static_cast<int64_t>(sizeof(T)) + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  static constexpr int64_t kAlignment = 256;
+  uint8_t* base_;
+  int64_t used_ = 0;
+};
+
+}  // namespace
+
+int64_t Workspace::place(const ModelConfig& config, int max_tokens, bool with_mtp, uint8_t* base) {
+  Carver carver(base);
+  const int64_t tokens = max_tokens;
+  const int64_t hidden = config.hidden_size;
+  const int64_t hc = config.hc_mult;
+  const auto take_codes = [&](uint8_t*& codes, uint8_t*& scales, int64_t rows, int64_t dim) {
+    carver.take(codes, rows * dim);
+    carver.take(scales, rows * ((dim + kFp8Block - 1) / kFp8Block));
+  };
+  carver.take(streams, tokens * hc * hidden);
+  carver.take(x, tokens * hidden);
+  carver.take(u, tokens * hidden);
+  take_codes(u_codes, u_scales, tokens, hidden);
+  carver.take(post, tokens * hc);
+  carver.take(comb, tokens * hc * hc);
+  carver.take(y, tokens * hidden);
+
+  carver.take(qa, tokens * config.q_lora_rank);
+  carver.take(qr, tokens * config.q_lora_rank);
+  take_codes(qr_codes, qr_scales, tokens, config.q_lora_rank);
+  carver.take(q, tokens * config.num_attention_heads * config.head_dim);
+  carver.take(kv, tokens * config.head_dim);
+  const int64_t compressor_width = 2 * std::max(config.head_dim, config.index_head_dim);
+  carver.take(compressor_kv, tokens * compressor_width);
+  carver.take(compressor_gate, tokens * compressor_width);
+  carver.take(attn, tokens * config.num_attention_heads * config.head_dim);
+  carver.take(z, tokens * config.o_groups * config.o_lora_rank);
+  take_codes(z_codes, z_scales, tokens, static_cast<int64_t>(config.o_groups) * config.o_lora_rank);
+
+  carver.take(iq, tokens * config.index_n_heads * config.index_head_dim);
+  carver.take(iq_codes, tokens * config.index_n_heads * config.index_head_dim / 2);
+  carver.take(iq_scales, tokens * config.index_n_heads * config.index_head_dim / kIndexerFp4Block);
+  carver.take(index_weights, tokens * config.index_n_heads);
+  score_capacity = std::max<int64_t>(kScoreElements, num_visible_entries(config.max_position_embeddings, 4));
+  carver.take(scores, score_capacity);
+  carver.take(selected, tokens * config.index_topk);
+
+  carver.take(experts, tokens * config.num_experts_per_tok);
+  carver.take(expert_weights, tokens * config.num_experts_per_tok);
+  carver.take(routed, tokens * config.num_experts_per_tok * hidden);
+  carver.take(shared, tokens * hidden);
+
+  if (with_mtp) {
+    carver.take(mtp_streams, tokens * hc * hidden);
+    carver.take(mtp_e, tokens * hidden);
+    carver.take(mtp_g, tokens * hc * hidden);
+    take_codes(mtp_g_codes, mtp_g_scales, tokens * hc, hidden);
+  }
+  return carver.used();
+}
+
+int64_t Workspace::bytes_needed(const ModelConfig& config, int max_tokens, bool with_mtp) {
+  return Workspace().place(config, max_tokens, with_mtp, nullptr);
+}
+
+Workspace::Workspace(const ModelConfig& config, int max_tokens, bool with_mtp, Backend& backend)
+    : memory_(backend, static_cast<size_t>(bytes_needed(config, max_tokens, with_mtp))) {
+  place(config, max_tokens, with_mtp, memory_.as<uint8_t>());
+}
+
+}  // namespace dsv4

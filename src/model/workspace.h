@@ -1,0 +1,64 @@
+// Activations of a step: one allocation, reused by every layer.
+#pragma once
+
+#include "model/config.h"
+#include "ops/buffer.h"
+
+namespace dsv4 {
+
+// Pointers into the workspace; T = max_tokens, d = hidden_size, hc = hc_mult. Names follow spec section 2.
+struct Workspace {
+  Workspace(const ModelConfig& config, int max_tokens, bool with_mtp, Backend& backend);
+  // What the constructor allocates, for the memory plan.
+  static int64_t bytes_needed(const ModelConfig& config, int max_tokens, bool with_mtp);
+
+  Bf16* streams = nullptr;      // [T, hc, d]
+  Bf16* mtp_streams = nullptr;  // [T, hc, d]
+  Bf16* x = nullptr;            // [T, d], collapsed streams
+  Bf16* u = nullptr;            // [T, d], sub-layer input
+  uint8_t* u_codes = nullptr;   // [T, d]
+  uint8_t* u_scales = nullptr;
+  float* post = nullptr;  // [T, hc]
+  float* comb = nullptr;  // [T, hc, hc]
+  Bf16* y = nullptr;      // [T, d], sub-layer output
+
+  Bf16* qa = nullptr;           // [T, q_lora_rank]
+  Bf16* qr = nullptr;           // [T, q_lora_rank]
+  uint8_t* qr_codes = nullptr;  // [T, q_lora_rank]
+  uint8_t* qr_scales = nullptr;
+  Bf16* q = nullptr;               // [T, num_heads, head_dim]
+  Bf16* kv = nullptr;              // [T, head_dim]
+  float* compressor_kv = nullptr;  // [T, width], main compressor, then the indexer's
+  float* compressor_gate = nullptr;
+  Bf16* attn = nullptr;        // [T, num_heads, head_dim]
+  Bf16* z = nullptr;           // [T, o_groups·o_lora_rank]
+  uint8_t* z_codes = nullptr;  // [T, o_groups·o_lora_rank]
+  uint8_t* z_scales = nullptr;
+
+  Bf16* iq = nullptr;           // [T, index_n_heads, index_head_dim]
+  uint8_t* iq_codes = nullptr;  // [T, index_n_heads, index_head_dim/2]
+  uint8_t* iq_scales = nullptr;
+  Bf16* index_weights = nullptr;  // [T, index_n_heads]
+  Bf16* scores = nullptr;         // [score_capacity]
+  int64_t score_capacity = 0;
+  int32_t* selected = nullptr;  // [T, index_topk]
+
+  int32_t* experts = nullptr;       // [T, num_experts_per_tok]
+  float* expert_weights = nullptr;  // [T, num_experts_per_tok]
+  Bf16* routed = nullptr;           // [T, num_experts_per_tok, d]
+  Bf16* shared = nullptr;           // [T, d]
+
+  Bf16* mtp_e = nullptr;           // [T, d]
+  Bf16* mtp_g = nullptr;           // [T, hc, d]
+  uint8_t* mtp_g_codes = nullptr;  // [T, hc, d]
+  uint8_t* mtp_g_scales = nullptr;
+
+ private:
+  // Assigns every pointer from `base` (nullptr: only counts) and returns the bytes used.
+  int64_t place(const ModelConfig& config, int max_tokens, bool with_mtp, uint8_t* base);
+  Workspace() = default;
+
+  Buffer memory_;
+};
+
+}  // namespace dsv4

@@ -1,0 +1,206 @@
+#include "runtime/engine.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "runtime/device.h"
+#include "runtime/scheduler.h"
+
+namespace dsv4 {
+namespace {
+
+const EngineOptions& checked(const EngineOptions& options) {
+  require(options.max_sequences >= 1 && options.max_sequences <= 4096, "sequences: {}, expected 1 to 4096", options.max_sequences);
+  require(options.step_tokens >= 1 && options.step_tokens <= 65536, "step tokens: {}, expected 1 to 65536", options.step_tokens);
+  return options;
+}
+
+int context_limit(const EngineOptions& options, const ModelConfig& config) {
+  require(options.max_context >= 0 && options.max_context <= config.max_position_embeddings, "context: {} tokens, this model has {}",
+          options.max_context, config.max_position_embeddings);
+  return options.max_context > 0 ? options.max_context : config.max_position_embeddings;
+}
+
+KvCacheOptions cache_options(const EngineOptions& options, int max_context) {
+  const int pages_per_sequence = (max_context + kPagePositions - 1) / kPagePositions;
+  return {options.max_sequences, options.max_sequences * pages_per_sequence, options.step_tokens};
+}
+
+size_t logits_bytes(const EngineOptions& options, const ModelConfig& config) {
+  return static_cast<size_t>(options.max_sequences) * static_cast<size_t>(config.vocab_size) * sizeof(float);
+}
+
+}  // namespace
+
+Engine::Engine(const EngineOptions& options)
+    : options_(checked(options)),
+      backend_(make_backend(options_.num_threads)),
+      checkpoint_(Checkpoint::open(options_.model_dir)),
+      max_context_(context_limit(options_, config())),
+      model_(checkpoint_, *backend_, {options_.step_tokens, options_.max_sequences, options_.max_sequences}),
+      cache_(config(), cache_options(options_, max_context_), false, *backend_),
+      pages_(cache_.options().num_pages),
+      sequences_(static_cast<size_t>(options_.max_sequences)),
+      kept_logits_(*backend_, logits_bytes(options_, config())),
+      sample_logits_(*backend_, logits_bytes(options_, config())),
+      rows_(*backend_, static_cast<size_t>(options_.max_sequences) * sizeof(int32_t)) {}
+
+Engine::Sequence& Engine::sequence(int sequence_id) {
+  require(sequence_id >= 0 && sequence_id < options_.max_sequences && sequences_[static_cast<size_t>(sequence_id)].open,
+          "sequence {} is not open", sequence_id);
+  return sequences_[static_cast<size_t>(sequence_id)];
+}
+
+const Engine::Sequence& Engine::sequence(int sequence_id) const {
+  return const_cast<Engine*>(this)->sequence(sequence_id);
+}
+
+int Engine::open_sequence() {
+  const auto free = std::find_if(sequences_.begin(), sequences_.end(), [](const Sequence& candidate) { return !candidate.open; });
+  require(free != sequences_.end(), "all {} sequences are open", options_.max_sequences);
+  *free = Sequence{};
+  free->open = true;
+  return static_cast<int>(free - sequences_.begin());
+}
+
+void Engine::close_sequence(int sequence_id) {
+  Sequence& closing = sequence(sequence_id);
+  for (int32_t page : closing.pages) pages_.release(page);
+  closing = Sequence{};
+}
+
+void Engine::feed(int sequence_id, std::span<const int32_t> token_ids) {
+  Sequence& fed = sequence(sequence_id);
+  for (int32_t token_id : token_ids) {
+    require(token_id >= 0 && token_id < config().vocab_size, "token id {}: expected 0 to {}", token_id, config().vocab_size - 1);
+  }
+  require(token_ids.size() <= static_cast<size_t>(max_context_) - fed.tokens.size(),
+          "{} tokens do not fit: the context holds {}, {} are used", token_ids.size(), max_context_, fed.tokens.size());
+  if (token_ids.empty()) return;
+  if (fed.num_pending() == 0) fed.arrival = num_arrivals_++;
+  fed.tokens.insert(fed.tokens.end(), token_ids.begin(), token_ids.end());
+  fed.has_logits = false;
+}
+
+void Engine::rewind(int sequence_id, int num_tokens) {
+  Sequence& rewound = sequence(sequence_id);
+  const int num_computed_back = num_tokens - rewound.num_pending();
+  require(num_tokens >= 0 && num_tokens <= static_cast<int>(rewound.tokens.size()) && num_computed_back <= kMaxRollback,
+          "rewind by {} tokens: the sequence has {}, {} of them computed, of which at most {} can be taken back", num_tokens,
+          rewound.tokens.size(), rewound.num_computed, kMaxRollback);
+  if (num_tokens == 0) return;
+  rewound.tokens.resize(rewound.tokens.size() - static_cast<size_t>(num_tokens));
+  rewound.num_computed = std::min(rewound.num_computed, static_cast<int>(rewound.tokens.size()));
+  rewound.has_logits = false;
+}
+
+bool Engine::step() {
+  std::vector<int> order;
+  for (int id = 0; id < options_.max_sequences; ++id) {
+    if (sequences_[static_cast<size_t>(id)].num_pending() > 0) order.push_back(id);
+  }
+  if (order.empty()) return false;
+  std::sort(order.begin(), order.end(),
+            [&](int a, int b) { return sequences_[static_cast<size_t>(a)].arrival < sequences_[static_cast<size_t>(b)].arrival; });
+  std::vector<Waiting> waiting;
+  for (int id : order) waiting.push_back({id, sequences_[static_cast<size_t>(id)].num_pending()});
+
+  step_input_.clear();
+  std::vector<int> finished_ids;
+  std::vector<int32_t> rows;
+  const std::vector<Scheduled> scheduled = schedule_step(waiting, options_.step_tokens);
+  for (const auto& [id, num_tokens] : scheduled) {
+    Sequence& running = sequences_[static_cast<size_t>(id)];
+    const int end = running.num_computed + num_tokens;
+    while (static_cast<int>(running.pages.size()) * kPagePositions < end) running.pages.push_back(pages_.allocate());
+    const auto token_ids =
+        std::span<const int32_t>(running.tokens).subspan(static_cast<size_t>(running.num_computed), static_cast<size_t>(num_tokens));
+    step_input_.add_sequence(id, running.num_computed, token_ids, running.pages);
+    if (num_tokens == running.num_pending()) {
+      finished_ids.push_back(id);
+      rows.push_back(step_input_.last_row(step_input_.num_seqs() - 1));
+    }
+  }
+  model_.forward(step_input_, cache_);
+  for (const auto& [id, num_tokens] : scheduled) sequences_[static_cast<size_t>(id)].num_computed += num_tokens;
+  keep_logits(finished_ids, rows);
+  return true;
+}
+
+// Computes the logits of finished sequences and puts each into its slot's row.
+void Engine::keep_logits(std::span<const int> finished_ids, std::span<const int32_t> rows) {
+  if (rows.empty()) return;
+  const float* logits = model_.logits(rows);
+  const int64_t row_bytes = int64_t{config().vocab_size} * static_cast<int64_t>(sizeof(float));
+  for (size_t i = 0; i < finished_ids.size(); ++i) {
+    const int32_t source_row = static_cast<int32_t>(i);
+    backend_->copy_from_host(rows_.as<void>(), &source_row, sizeof(source_row));
+    float* kept = kept_logits_.as<float>() + int64_t{finished_ids[i]} * config().vocab_size;
+    backend_->gather_rows({logits, rows_.as<int32_t>(), kept, 1, row_bytes});
+    sequences_[static_cast<size_t>(finished_ids[i])].has_logits = true;
+  }
+}
+
+bool Engine::ready(int sequence_id) const {
+  return sequence(sequence_id).has_logits;
+}
+
+std::span<const int32_t> Engine::tokens(int sequence_id) const {
+  return sequence(sequence_id).tokens;
+}
+
+float* Engine::gather_logits(std::span<const int> sequence_ids) {
+  for (int id : sequence_ids) require(ready(id), "sequence {} has no logits: feed it and step until it is ready", id);
+  require(sequence_ids.size() <= static_cast<size_t>(options_.max_sequences), "{} sequences to sample, at most {} can be open",
+          sequence_ids.size(), options_.max_sequences);
+  std::vector<int32_t> rows(sequence_ids.begin(), sequence_ids.end());
+  backend_->copy_from_host(rows_.as<void>(), rows.data(), rows.size() * sizeof(int32_t));
+  const int64_t row_bytes = int64_t{config().vocab_size} * static_cast<int64_t>(sizeof(float));
+  backend_->gather_rows(
+      {kept_logits_.as<void>(), rows_.as<int32_t>(), sample_logits_.as<void>(), static_cast<int>(rows.size()), row_bytes});
+  return sample_logits_.as<float>();
+}
+
+std::vector<float> Engine::logits(int sequence_id) {
+  const float* gathered = gather_logits({&sequence_id, 1});
+  std::vector<float> logits(static_cast<size_t>(config().vocab_size));
+  backend_->copy_to_host(logits.data(), gathered, logits.size() * sizeof(float));
+  return logits;
+}
+
+std::vector<SampledToken> Engine::sample(std::span<const int> sequence_ids, std::span<Sampler* const> samplers) {
+  require(sequence_ids.size() == samplers.size(), "{} sequences with {} samplers", sequence_ids.size(), samplers.size());
+  const size_t num_rows = sequence_ids.size();
+  if (num_rows == 0) return {};
+  std::vector<SampleRow> sample_rows;
+  int max_logprobs = 0;
+  for (Sampler* sampler : samplers) {
+    sample_rows.push_back(sampler->row());
+    max_logprobs = std::max(max_logprobs, sampler->params().num_logprobs);
+  }
+  std::vector<int32_t> token_ids(num_rows);
+  std::vector<float> logprobs(num_rows);
+  std::vector<int32_t> top_ids(num_rows * static_cast<size_t>(max_logprobs));
+  std::vector<float> top_logprobs(top_ids.size());
+  backend_->sample({gather_logits(sequence_ids), sample_rows.data(), token_ids.data(), logprobs.data(), top_ids.data(), top_logprobs.data(),
+                    static_cast<int>(num_rows), config().vocab_size, max_logprobs});
+
+  std::vector<SampledToken> sampled(num_rows);
+  for (size_t i = 0; i < num_rows; ++i) {
+    sampled[i].token_id = token_ids[i];
+    sampled[i].logprob = logprobs[i];
+    for (size_t j = 0; j < static_cast<size_t>(samplers[i]->params().num_logprobs); ++j) {
+      const size_t at = i * static_cast<size_t>(max_logprobs) + j;
+      if (top_ids[at] >= 0) sampled[i].top.push_back({top_ids[at], top_logprobs[at]});
+    }
+    samplers[i]->observe_completion(token_ids[i]);
+  }
+  return sampled;
+}
+
+SampledToken Engine::sample(int sequence_id, Sampler& sampler) {
+  Sampler* const samplers[] = {&sampler};
+  return sample({&sequence_id, 1}, samplers).front();
+}
+
+}  // namespace dsv4

@@ -1,0 +1,104 @@
+// Many sequences over one model: ragged steps, paged caches, sampling.
+//
+//   Engine engine(options);
+//   const int id = engine.open_sequence();
+//   engine.feed(id, prompt_ids);
+//   while (true) {
+//     while (!engine.ready(id)) engine.step();
+//     const SampledToken token = engine.sample(id, sampler);
+//     …
+//     engine.feed(id, {&token.token_id, 1});
+//   }
+//   engine.close_sequence(id);
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/forward.h"
+#include "runtime/pages.h"
+#include "runtime/sampler.h"
+
+namespace dsv4 {
+
+struct EngineOptions {
+  std::filesystem::path model_dir;
+  int max_sequences = 4;  // open at once
+  int max_context = 0;    // tokens of one sequence, prompt and completion; 0: max_position_embeddings
+  int step_tokens = 512;  // most tokens of one step: prompts are computed in chunks of this size
+  int num_threads = 0;    // of the CPU backend; 0: every core
+};
+
+// Not thread-safe: one thread at a time. Results of a sequence do not depend on what else is open, nor on step_tokens (bit-equal).
+class Engine {
+ public:
+  // Opens the checkpoint, checks it and allocates the caches. Throws Error.
+  explicit Engine(const EngineOptions& options);
+
+  const ModelConfig& config() const { return checkpoint_.config(); }
+  const Checkpoint& checkpoint() const { return checkpoint_; }
+  const EngineOptions& options() const { return options_; }
+  // Tokens a sequence can hold.
+  int max_context() const { return max_context_; }
+  Model& model() { return model_; }
+
+  // Throws Error when max_sequences are open.
+  int open_sequence();
+  // Its pages are free at once; pending tokens are dropped.
+  void close_sequence(int sequence_id);
+
+  // Appends tokens to be computed. Throws Error for ids outside the vocabulary and where the sequence would outgrow max_context; nothing is
+  // appended then.
+  void feed(int sequence_id, std::span<const int32_t> token_ids);
+  // Takes back the last tokens, computed or not, at most kMaxRollback computed ones; the next logits need a feed() first.
+  void rewind(int sequence_id, int num_tokens);
+
+  // Computes one ragged step of waiting tokens; false when none waits.
+  bool step();
+  // True when every token fed has been computed (and there is one): logits are there.
+  bool ready(int sequence_id) const;
+
+  // Tokens fed so far, in order.
+  std::span<const int32_t> tokens(int sequence_id) const;
+  // Logits [vocab_size] after the last token of a ready sequence, copied to the host.
+  std::vector<float> logits(int sequence_id);
+
+  // Draws the next token of ready sequences, one row each, and notes it in the samplers. Does not feed it.
+  std::vector<SampledToken> sample(std::span<const int> sequence_ids, std::span<Sampler* const> samplers);
+  SampledToken sample(int sequence_id, Sampler& sampler);
+
+ private:
+  struct Sequence {
+    bool open = false;
+    bool has_logits = false;
+    std::vector<int32_t> tokens;
+    int num_computed = 0;
+    uint64_t arrival = 0;  // order in which waiting sequences are served
+    std::vector<int32_t> pages;
+
+    int num_pending() const { return static_cast<int>(tokens.size()) - num_computed; }
+  };
+
+  Sequence& sequence(int sequence_id);
+  const Sequence& sequence(int sequence_id) const;
+  void keep_logits(std::span<const int> finished_ids, std::span<const int32_t> rows);
+  float* gather_logits(std::span<const int> sequence_ids);
+
+  EngineOptions options_;
+  std::unique_ptr<Backend> backend_;
+  Checkpoint checkpoint_;
+  int max_context_;
+  Model model_;
+  KvCache cache_;
+  PageAllocator pages_;
+  std::vector<Sequence> sequences_;  // the id is the slot
+  uint64_t num_arrivals_ = 0;
+  StepInput step_input_;
+  Buffer kept_logits_;    // fp32 [max_sequences, vocab_size], by slot
+  Buffer sample_logits_;  // fp32 [max_sequences, vocab_size], what sampling may change
+  Buffer rows_;           // int32 [max_sequences]
+};
+
+}  // namespace dsv4
