@@ -133,7 +133,7 @@ EngineOptions engine_options(const BenchOptions& options, const Environment& env
   return engine_options;
 }
 
-void print_json(const BenchOptions& options, const std::vector<BenchRow>& rows, double first_token_seconds) {
+void print_report(const BenchOptions& options, const std::vector<BenchRow>& rows, double first_token_seconds) {
   nlohmann::ordered_json report;
   report["model"] = options.model.model_dir().string();
   report["prompt_tokens"] = options.prompt_tokens;
@@ -148,7 +148,7 @@ void print_json(const BenchOptions& options, const std::vector<BenchRow>& rows, 
                               {"decode_step_seconds", row.step_seconds}});
   }
   report["peak_resident_bytes"] = peak_resident_bytes();
-  print(report.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  print_json(report);
 }
 
 int run_bench(const BenchOptions& options, const Environment& environment) {
@@ -164,11 +164,10 @@ int run_bench(const BenchOptions& options, const Environment& environment) {
       if (options.json) continue;
       print(fmt::format("{:>6} {:>9} {:>15.1f} {:>15.1f} {:>15.3f}\n", batch, context, row.prefill_rate, row.decode_rate,
                         1e3 * row.step_seconds));
-      flush_output();
     }
   }
   if (options.json) {
-    print_json(options, rows, first_token_seconds);
+    print_report(options, rows, first_token_seconds);
     return 0;
   }
   print(fmt::format(

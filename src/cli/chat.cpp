@@ -138,17 +138,11 @@ class Chat {
     Generation generation(engine_, tokenizer_, sequence_id_, reuse_sequence(prompt_ids), options_, [] { return interrupted != 0; });
     ++options_.sampling.seed;  // the next answer draws other numbers
     ReasoningView view(think_ != ThinkMode::kNone, isatty(STDOUT_FILENO) != 0);
-    while (!generation.done()) show(view.push(generation.next()));
-    show(view.finish() + "\n");
+    while (!generation.done()) print(view.push(generation.next()));
+    print(view.finish() + "\n");
     const Answer& answer = generation.answer();
     conversation_.add_assistant(split_answer(answer.text(), think_, answer.ended_by_eos()));
     report_end(generation);
-  }
-
-  void show(const std::string& text) {
-    if (text.empty()) return;
-    print(text);
-    flush_output();
   }
 
   void report_end(const Generation& generation) const {

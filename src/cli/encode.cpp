@@ -67,12 +67,14 @@ Command add_encode(CLI::App& app) {
   const auto arguments = std::make_shared<EncodeArguments>();
   CLI::Option* file =
       command->add_option("file", arguments->file, "JSON: an array of messages, or {\"messages\": […], \"tools\": […]}; - = standard input")
-          ->type_name("FILE");
+          ->type_name("FILE")
+          ->check(not_empty());
   CLI::Option* batch =
       command
           ->add_option("--batch", arguments->batch,
                        "JSON lines {\"messages\", \"thinking_mode\", \"drop_thinking\", \"reasoning_effort\"} (- = standard input)")
-          ->type_name("FILE");
+          ->type_name("FILE")
+          ->check(not_empty());
   add_think_option(*command, arguments->think);
   CLI::Option* keep = command->add_flag("--keep-thinking", arguments->keep_thinking, "Keep the reasoning of earlier turns");
   CLI::Option* ids =

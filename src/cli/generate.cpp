@@ -88,8 +88,8 @@ nlohmann::ordered_json logprobs_json(const std::vector<SampledToken>& tokens, co
   return all;
 }
 
-void print_json(const GenerateArguments& arguments, const GenerationOptions& options, const Generation& generation,
-                std::span<const int32_t> prompt_ids, const Tokenizer& tokenizer, const Speed& speed) {
+void print_report(const GenerateArguments& arguments, const GenerationOptions& options, const Generation& generation,
+                  std::span<const int32_t> prompt_ids, const Tokenizer& tokenizer, const Speed& speed) {
   const Answer& answer = generation.answer();
   Completion parts;
   if (arguments.raw) {
@@ -119,7 +119,7 @@ void print_json(const GenerateArguments& arguments, const GenerationOptions& opt
                        {"prompt_tokens_per_second", speed.prompt_rate},
                        {"decode_tokens_per_second", speed.decode_rate}};
   if (options.sampling.num_logprobs > 0) report["logprobs"] = logprobs_json(answer.tokens(), tokenizer);
-  print(report.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  print_json(report);
 }
 
 void print_speed(const GenerationOptions& options, const Generation& generation, const Speed& speed) {
@@ -148,15 +148,13 @@ int run_generate(const GenerateArguments& arguments, const Environment& environm
     if (first_token_seconds == 0.0) first_token_seconds = seconds_since_process_start();
     if (arguments.json || piece.empty()) continue;
     print(piece);
-    flush_output();
   }
   const Speed speed = measure(generation, load_time.count(), first_token_seconds);
   if (arguments.json) {
-    print_json(arguments, options, generation, prompt_ids, tokenizer, speed);
+    print_report(arguments, options, generation, prompt_ids, tokenizer, speed);
   } else {
     print("\n");
   }
-  flush_output();
   if (!arguments.quiet) print_speed(options, generation, speed);
   return 0;
 }
@@ -168,11 +166,12 @@ Command add_generate(CLI::App& app, const Environment& environment) {
   const auto arguments = std::make_shared<GenerateArguments>();
   arguments->answer.max_tokens = kDefaultMaxTokens;
   arguments->model.add_all(*command);
-  CLI::Option_group* prompt = command->add_option_group("Prompt", "One of these");
-  prompt->add_option("text", arguments->text, "The prompt; - reads it from standard input")->type_name("TEXT");
-  prompt->add_option("-p,--prompt", arguments->prompt, "The same, for a prompt that begins with a dash")->type_name("TEXT");
-  prompt->add_option("--prompt-file", arguments->prompt_file, "Reads the prompt from a file")->type_name("FILE");
-  prompt->require_option(1);
+  CLI::Option* text = command->add_option("text", arguments->text, "The prompt; - reads it from standard input")->type_name("TEXT");
+  CLI::Option* prompt =
+      command->add_option("-p,--prompt", arguments->prompt, "The same, for a prompt that begins with a dash")->type_name("TEXT");
+  CLI::Option* file =
+      command->add_option("--prompt-file", arguments->prompt_file, "Reads the prompt from a file")->type_name("FILE")->check(not_empty());
+  require_one_of(*command, {text, prompt, file}, 1, "TEXT, --prompt and --prompt-file");
   CLI::Option* system = command->add_option("--system", arguments->system, "System message before the prompt")->type_name("TEXT");
   add_think_option(*command, arguments->think);
   CLI::Option* raw =

@@ -16,12 +16,15 @@ namespace {
 constexpr int kFailure = 1;
 constexpr int kUsageError = 2;
 
-// A command of --help and a usage error that belong to the command given, if one was.
-std::string usage_hint(const std::vector<Command>& commands) {
+// The line for a command line that CLI11 refuses.
+std::string usage_error(const CLI::App& app, const std::vector<Command>& commands, const CLI::ParseError& error) {
+  std::string names;
   for (const Command& command : commands) {
-    if (command.app->parsed()) return fmt::format("see dsv4 {} --help", command.app->get_name());
+    if (command.app->parsed()) return fmt::format("{} (see dsv4 {} --help)", error.what(), command.app->get_name());
+    names.append(names.empty() ? "" : ", ").append(command.app->get_name());
   }
-  return "see dsv4 --help";
+  if (!app.remaining().empty()) return fmt::format("unknown command or option \"{}\", the commands are {}", app.remaining().front(), names);
+  return fmt::format("no command, expected one of {}", names);
 }
 
 int run(int argc, char** argv) {
@@ -46,21 +49,16 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::CallForVersion& version) {
     print(std::string(version.what()) + "\n");
-    flush_output();
     return 0;
   } catch (const CLI::CallForHelp&) {
     print(app.help());
-    flush_output();
     return 0;
   } catch (const CLI::ParseError& error) {
-    print_error(fmt::format("{} ({})", error.what(), usage_hint(commands)));
+    print_error(usage_error(app, commands, error));
     return kUsageError;
   }
   for (const Command& command : commands) {
-    if (!command.app->parsed()) continue;
-    const int status = command.run();
-    flush_output();
-    return status;
+    if (command.app->parsed()) return command.run();
   }
   return kUsageError;
 }

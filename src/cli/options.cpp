@@ -49,12 +49,26 @@ fs::path model_in_source_tree() {
 
 }  // namespace
 
+void require_one_of(CLI::App& command, std::vector<CLI::Option*> options, size_t least, const std::string& what) {
+  command.parse_complete_callback([&command, options = std::move(options), least, what] {
+    if (command.remaining_size() > 0) return;  // CLI11 names the argument that it does not know
+    size_t num_given = 0;
+    for (const CLI::Option* option : options) num_given += option->count() > 0 ? 1 : 0;
+    if (num_given > 1 || num_given < least)
+      throw CLI::ValidationError(fmt::format("{} {}, {} given", least == 1 ? "give one of" : "give at most one of", what, num_given));
+  });
+}
+
 CLI::Validator whole_number(int64_t low, int64_t high) {
   return number_validator<int64_t>(low, high);
 }
 
 CLI::Validator unsigned_number() {
   return number_validator<uint64_t>(0, std::numeric_limits<uint64_t>::max());
+}
+
+CLI::Validator not_empty() {
+  return CLI::Validator([](std::string& text) { return text.empty() ? std::string("is empty") : std::string(); }, "");
 }
 
 std::optional<fs::path> bundled_model() {
@@ -70,7 +84,8 @@ Tokenizer load_tokenizer(const fs::path& model_dir) {
 
 void ModelArguments::add_model(CLI::App& command) {
   command.add_option("-m,--model", model, "Directory with config.json, tokenizer.json and safetensors (default: the bundled models/tiny)")
-      ->type_name("DIR");
+      ->type_name("DIR")
+      ->check(not_empty());
 }
 
 void ModelArguments::add_threads(CLI::App& command) {
@@ -102,6 +117,7 @@ fs::path ModelArguments::model_dir() const {
   const fs::file_status status = fs::status(model, error);
   require(fs::exists(status), "--model {}: no such directory", model);
   require(fs::is_directory(status), "--model {}: expected a directory", model);
+  require(holds_model(model), "--model {}: no config.json in it", model);
   return model;
 }
 

@@ -16,10 +16,16 @@
 
 namespace dsv4 {
 
+// Makes a usage error of a command line with fewer than `least` or more than one of `options`; `what` names what is wanted.
+void require_one_of(CLI::App& command, std::vector<CLI::Option*> options, size_t least, const std::string& what);
+
 // Accepts decimal whole numbers from `low` to `high` and nothing else: no octal, no wrap-around, no trailing characters.
 CLI::Validator whole_number(int64_t low, int64_t high);
 // The same for all of uint64.
 CLI::Validator unsigned_number();
+
+// Refuses an empty argument.
+CLI::Validator not_empty();
 
 // Numbers from `low` to INT_MAX.
 inline CLI::Validator whole_number_from(int64_t low) {

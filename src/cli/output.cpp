@@ -1,6 +1,8 @@
 #include "cli/output.h"
 
 #include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
@@ -11,11 +13,21 @@
 namespace dsv4 {
 
 void print(std::string_view text) {
-  require(std::fwrite(text.data(), 1, text.size(), stdout) == text.size(), "cannot write to standard output: {}", std::strerror(errno));
+  while (!text.empty()) {
+    const ssize_t count = write(STDOUT_FILENO, text.data(), text.size());
+    if (count >= 0) {
+      text.remove_prefix(static_cast<size_t>(count));
+    } else if (errno == EAGAIN) {
+      pollfd output = {STDOUT_FILENO, POLLOUT, 0};
+      poll(&output, 1, -1);
+    } else {
+      require(errno == EINTR, "cannot write to standard output: {}", std::strerror(errno));
+    }
+  }
 }
 
-void flush_output() {
-  require(std::fflush(stdout) == 0, "cannot write to standard output: {}", std::strerror(errno));
+void print_json(const nlohmann::ordered_json& value) {
+  print(value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 void print_note(std::string_view line) {

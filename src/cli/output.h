@@ -1,15 +1,16 @@
 // Standard output and error lines of the commands.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 
 namespace dsv4 {
 
-// Writes to standard output (buffered). Throws Error where that fails: a full disk, a pipe that nobody reads.
+// Writes to standard output at once. Throws Error where that fails: a full disk, a pipe that nobody reads.
 void print(std::string_view text);
-// Hands everything printed to the system. Throws Error as print() does.
-void flush_output();
+// Prints an object as one line.
+void print_json(const nlohmann::ordered_json& value);
 
 // Writes one line to standard error; failures are ignored, there is nowhere to report them.
 void print_note(std::string_view line);

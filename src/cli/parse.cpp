@@ -32,9 +32,11 @@ Command add_parse(CLI::App& app) {
   const auto arguments = std::make_shared<ParseArguments>();
   CLI::Option* file =
       command->add_option("file", arguments->file, "The completion's text, its control tokens spelled out; - = standard input")
-          ->type_name("FILE");
-  CLI::Option* batch =
-      command->add_option("--batch", arguments->batch, "JSON lines {\"text\", \"thinking_mode\"} (- = standard input)")->type_name("FILE");
+          ->type_name("FILE")
+          ->check(not_empty());
+  CLI::Option* batch = command->add_option("--batch", arguments->batch, "JSON lines {\"text\", \"thinking_mode\"} (- = standard input)")
+                           ->type_name("FILE")
+                           ->check(not_empty());
   add_think_option(*command, arguments->think);
   batch->excludes(file)->excludes(command->get_option("--think"));
   command->footer(

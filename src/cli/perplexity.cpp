@@ -34,7 +34,7 @@ double share(int64_t part, int64_t whole) {
   return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
 }
 
-void print_json(const PerplexityReport& report, const std::string& path, size_t num_bytes, const PerplexityOptions& options) {
+void print_report(const PerplexityReport& report, const std::string& path, size_t num_bytes, const PerplexityOptions& options) {
   nlohmann::ordered_json json;
   json["file"] = path;
   json["bytes"] = num_bytes;
@@ -48,7 +48,7 @@ void print_json(const PerplexityReport& report, const std::string& path, size_t 
                    {"equal_to_text", share(report.mtp.num_equal_text, report.mtp.num_predictions)},
                    {"equal_to_main", share(report.mtp.num_equal_main, report.mtp.num_predictions)}};
   }
-  print(json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  print_json(json);
 }
 
 int run_perplexity(const PerplexityArguments& arguments, const Environment& environment) {
@@ -63,7 +63,7 @@ int run_perplexity(const PerplexityArguments& arguments, const Environment& envi
   const PerplexityReport report = measure_perplexity(checkpoint, *backend, token_ids, arguments.options);
 
   if (arguments.json) {
-    print_json(report, path, text.size(), arguments.options);
+    print_report(report, path, text.size(), arguments.options);
     return 0;
   }
   print(fmt::format("{}: {} bytes, {} tokens, windows of {}\n", one_line(path), text.size(), report.num_tokens, arguments.options.window));
@@ -87,7 +87,8 @@ Command add_perplexity(CLI::App& app, const Environment& environment) {
   arguments->model.add_model(*command);
   arguments->model.add_threads(*command);
   command->add_option("file", arguments->file, "UTF-8 text, - for standard input (default: heldout.txt of the bundled model)")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(not_empty());
   command->add_option("--window", arguments->options.window, "Tokens predicted by one sequence; windows do not overlap")
       ->type_name("N")
       ->capture_default_str()

@@ -65,7 +65,7 @@ void print_ids(const std::vector<int32_t>& ids, const Tokenizer& tokenizer, bool
   report["ids"] = ids;
   report["pieces"] = nlohmann::ordered_json::array();
   for (int32_t id : ids) report["pieces"].push_back(tokenizer.decode({&id, 1}));
-  print(report.dump() + "\n");
+  print_json(report);
 }
 
 int run_tokenize(const TokenizeArguments& arguments) {
@@ -90,18 +90,24 @@ Command add_tokenize(CLI::App& app) {
   CLI::App* command = app.add_subcommand("tokenize", "Turn text into token ids, or ids into text");
   const auto arguments = std::make_shared<TokenizeArguments>();
   arguments->model.add_model(*command);
-  command->add_option("--tokenizer", arguments->tokenizer_file, "A tokenizer.json instead of the model's")->type_name("FILE");
-  CLI::Option_group* input = command->add_option_group("Input", "One of these; without any, text from standard input");
-  input->add_option("text", arguments->words, "The text, joined by spaces; - reads it from standard input")->type_name("TEXT");
-  input->add_option("--text", arguments->text, "The text as one argument")->type_name("TEXT");
-  input->add_option("--file", arguments->file, "The text of a file")->type_name("FILE");
-  input
-      ->add_option("--decode", arguments->decode,
-                   "Token ids, separated by commas or spaces, to turn into text; - reads them from standard input")
-      ->type_name("IDS");
-  input->add_option("--batch", arguments->batch, "JSON lines {\"text\": \"…\"} (- = standard input); prints one array of ids per line")
-      ->type_name("FILE");
-  input->require_option(0, 1);
+  command->add_option("--tokenizer", arguments->tokenizer_file, "A tokenizer.json instead of the model's")
+      ->type_name("FILE")
+      ->check(not_empty());
+  CLI::Option* words =
+      command->add_option("text", arguments->words, "The text, joined by spaces; - or nothing reads it from standard input")
+          ->type_name("TEXT");
+  CLI::Option* text = command->add_option("--text", arguments->text, "The text as one argument")->type_name("TEXT");
+  CLI::Option* file = command->add_option("--file", arguments->file, "The text of a file")->type_name("FILE")->check(not_empty());
+  CLI::Option* decode =
+      command->add_option("--decode", arguments->decode, "Token ids, separated by commas or spaces, to turn into text; - = standard input")
+          ->type_name("IDS")
+          ->check(not_empty());
+  CLI::Option* batch =
+      command
+          ->add_option("--batch", arguments->batch, "JSON lines {\"text\": \"…\"} (- = standard input); prints one array of ids per line")
+          ->type_name("FILE")
+          ->check(not_empty());
+  require_one_of(*command, {words, text, file, decode, batch}, 0, "TEXT, --text, --file, --decode and --batch");
   command->add_flag("--plain", arguments->plain, "\"<think>\" and the like are ordinary text, not control tokens");
   command->add_flag("--json", arguments->json, "Print a JSON object: ids and the text of each");
   command->footer(

@@ -17,7 +17,7 @@ int run_verify(const VerifyArguments& arguments, const Environment& environment)
   const std::unique_ptr<Backend> backend = arguments.model.make_backend(environment);
   const VerifyReport report = verify({arguments.model.model_dir(), arguments.golden_file}, *backend);
   if (arguments.json) {
-    print(report.json().dump(2) + "\n");
+    print_json(report.json());
   } else {
     print(report.text());
     print(report.verdict() + "\n");
@@ -34,6 +34,7 @@ Command add_verify(CLI::App& app, const Environment& environment) {
   arguments->model.add_threads(*command);
   command->add_option("--golden", arguments->golden_file, "Golden activations and logits; variation.json beside it sets the limits")
       ->type_name("FILE")
+      ->check(not_empty())
       ->required();
   command->add_flag("--json", arguments->json, "Print one JSON object instead, with the verdict as \"pass\"");
   command->footer(
