@@ -1,12 +1,10 @@
-// A step of one sequence, as the benchmarks of the cache ops need it: rows at the end of a context, pages in order.
+// A step of one sequence at the end of a context, as the benchmarks of the cache ops need it: slot 0, pages in order.
 #pragma once
 
 #include <cstdint>
 #include <numeric>
-#include <random>
 #include <vector>
 
-#include "base/dtype.h"
 #include "ops/batch.h"
 #include "ops/kv_layout.h"
 
@@ -43,29 +41,5 @@ struct OneSequence {
     return view;
   }
 };
-
-inline std::vector<Bf16> random_bf16(size_t count, float stddev = 1.0f) {
-  std::mt19937 generator(1);
-  std::normal_distribution<float> normal(0.0f, stddev);
-  std::vector<Bf16> values(count);
-  for (Bf16& value : values) value = to_bf16(normal(generator));
-  return values;
-}
-
-inline std::vector<float> random_floats(size_t count, float stddev = 1.0f) {
-  std::mt19937 generator(2);
-  std::normal_distribution<float> normal(0.0f, stddev);
-  std::vector<float> values(count);
-  for (float& value : values) value = normal(generator);
-  return values;
-}
-
-// Bytes below 0x70: finite as e4m3 codes, as bf16 halves, and as ue8m0 scales of a moderate size when masked by the caller.
-inline std::vector<uint8_t> random_bytes(size_t count) {
-  std::mt19937 generator(3);
-  std::vector<uint8_t> bytes(count);
-  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(generator() % 0x70);
-  return bytes;
-}
 
 }  // namespace dsv4::bench

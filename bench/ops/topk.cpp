@@ -1,35 +1,22 @@
-#include <benchmark/benchmark.h>
+#include "ops/topk.h"
 
 #include "backend/cpu/ops.h"
 #include "ops/one_sequence.h"
+#include "support/op_bench.h"
 
-namespace dsv4 {
+namespace dsv4::bench {
 namespace {
 
-// Arguments: topk, context, rows; ratio 4.
 void topk(benchmark::State& state) {
-  constexpr int kRatio = 4;
-  const int k = static_cast<int>(state.range(0));
-  const int context = static_cast<int>(state.range(1));
-  const int num_rows = static_cast<int>(state.range(2));
-  const bench::OneSequence sequence(context, num_rows);
-  const std::vector<Bf16> scores = bench::random_bf16(static_cast<size_t>(num_rows) * (context / kRatio));
+  const int k = static_cast<int>(state.range(0)), num_entries = static_cast<int>(state.range(1)),
+            num_rows = static_cast<int>(state.range(2));
+  const std::vector<int32_t> positions(num_rows, 4 * num_entries - 1);
+  const auto scores = fill_bf16(static_cast<size_t>(num_rows) * num_entries);
   std::vector<int32_t> selected(static_cast<size_t>(num_rows) * k);
-
-  TopkParams params{};
-  params.scores = scores.data();
-  params.positions = sequence.positions.data();
-  params.selected = selected.data();
-  params.score_stride = context / kRatio;
-  params.row_begin = 0;
-  params.row_end = num_rows;
-  params.ratio = kRatio;
-  params.topk = k;
-  for (auto _ : state) cpu::topk(params);
-  state.SetItemsProcessed(state.iterations() * num_rows);
+  for (auto _ : state) cpu::topk({scores.data(), positions.data(), selected.data(), num_entries, 0, num_rows, 4, k});
+  report(state, scores.size() * sizeof(Bf16) + selected.size() * sizeof(int32_t), 0.0, Operands::kWarm);
 }
-
-BENCHMARK(topk)->ArgNames({"topk", "context", "rows"})->Args({64, 32768, 1})->Args({128, 32768, 64})->Args({512, 131072, 1})->UseRealTime();
+BENCHMARK(topk)->ArgNames({"topk", "entries", "rows"})->Args({64, 8192, 1})->Args({128, 8192, 64})->Args({512, 32768, 1})->UseRealTime();
 
 }  // namespace
-}  // namespace dsv4
+}  // namespace dsv4::bench

@@ -26,7 +26,6 @@ class Json {
   Json() = default;
   explicit Json(bool value) : value_(value) {}
   explicit Json(double value) : value_(value) {}
-  explicit Json(int64_t value) : value_(Integer{std::to_string(value)}) {}
   explicit Json(std::string value) : value_(std::move(value)) {}
   explicit Json(std::string_view value) : value_(std::string(value)) {}
   explicit Json(const char* value) : value_(std::string(value)) {}

@@ -120,6 +120,20 @@ TEST(KvCodec, Fp4RowBytes) {
   for (int i = 8; i < 32; ++i) EXPECT_EQ(bytes[i], 0) << "byte " << i;
 }
 
+TEST(KvCodec, Fp4CodesOfEveryBf16Value) {
+  // With the maximum 6 the scale is 1, and every code is that of the value itself.
+  for (int sign = 0; sign <= 0x8000; sign += 0x8000) {
+    for (int bits = 0; bits <= to_bf16(6.0f).bits; bits += 31) {
+      std::vector<float> x(32, 6.0f);
+      for (int i = 0; i < 31; ++i) x[i] = to_float(Bf16{static_cast<uint16_t>(sign | std::min<int>(bits + i, to_bf16(6.0f).bits))});
+      uint8_t codes[16], scale;
+      cpu::pack_fp4_row(32, x.data(), codes, &scale);
+      ASSERT_EQ(scale, 127);
+      for (int i = 0; i < 32; ++i) ASSERT_EQ((codes[i / 2] >> (4 * (i % 2))) & 15, float_to_e2m1(x[i])) << x[i];
+    }
+  }
+}
+
 TEST(KvCodec, Fp4RoundTripIsTheSimulation) {
   test::Random random(2);
   for (const int dim : {32, 64, 128}) {

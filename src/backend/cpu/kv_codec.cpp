@@ -12,12 +12,6 @@
 namespace dsv4::cpu {
 namespace {
 
-float block_amax(const float* x, int count) {
-  float amax = 0.0f;
-  for (int i = 0; i < count; ++i) amax = std::max(amax, std::fabs(x[i]));
-  return amax;
-}
-
 // e4m3 codes (one byte in each lane) times scale. Sign and magnitude are moved to where fp32 has them; the exponent is then too small by
 // 120, which the multiplication by 2^120 makes good for normal and subnormal codes alike, exactly. Magnitude 0x7f becomes NaN.
 template <int kBytes>
@@ -52,6 +46,28 @@ DSV4_INLINE void decode_entry_wide(const uint8_t* values, const uint8_t* scales,
 
 DSV4_LEAF(decode_entry, (const uint8_t* values, const uint8_t* scales, int num_blocks, float* x), (values, scales, num_blocks, x))
 
+// One block of 32 values to e2m1 pairs and their scale. The code is the number of rounding boundaries at or below the magnitude: a tie goes
+// to the even code, so every other boundary belongs to the value above it. NaN becomes 6, as in float_to_e2m1.
+template <int kBytes>
+DSV4_INLINE void pack_fp4_block_wide(const float* x, uint8_t* codes, uint8_t* scale) {
+  // Magnitudes are ordered like their bits, whose maximum the compiler may take in any order.
+  int32_t amax_bits = 0;
+  for (int i = 0; i < kIndexerFp4Block; ++i) amax_bits = std::max(amax_bits, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+  *scale = fp4_block_scale(std::bit_cast<float>(amax_bits));
+  const float inverse = 1.0f / ue8m0_to_float(*scale);  // a power of two: multiplying by it is exact
+  int32_t wide_codes[kIndexerFp4Block];
+  for (int i = 0; i < kIndexerFp4Block; ++i) {
+    const float magnitude = std::fabs(x[i] * inverse);
+    const int32_t code = !(magnitude <= 0.25f) + !(magnitude < 0.75f) + !(magnitude <= 1.25f) + !(magnitude < 1.75f) +
+                         !(magnitude <= 2.5f) + !(magnitude < 3.5f) + !(magnitude <= 5.0f);
+    const int32_t sign = (std::bit_cast<int32_t>(x[i]) >> 28) & 8;
+    wide_codes[i] = code | (magnitude == magnitude ? sign : 0);
+  }
+  for (int i = 0; i < kIndexerFp4Block / 2; ++i) codes[i] = static_cast<uint8_t>(wide_codes[2 * i] | (wide_codes[2 * i + 1] << 4));
+}
+
+DSV4_LEAF(pack_fp4_block, (const float* x, uint8_t* codes, uint8_t* scale), (x, codes, scale))
+
 }  // namespace
 
 void pack_kv_entry(const KvEntryLayout& layout, const float* x, EntryBytes entry) {
@@ -73,15 +89,7 @@ void unpack_kv_entry(const KvEntryLayout& layout, EntryBytes entry, float* x) {
 
 void pack_fp4_row(int dim, const float* x, uint8_t* codes, uint8_t* scales) {
   for (int block = 0; block < dim / kIndexerFp4Block; ++block) {
-    const float* values = x + block * kIndexerFp4Block;
-    const uint8_t scale = fp4_block_scale(block_amax(values, kIndexerFp4Block));
-    const float inverse = 1.0f / ue8m0_to_float(scale);
-    scales[block] = scale;
-    for (int i = 0; i < kIndexerFp4Block; i += 2) {
-      const uint8_t low = float_to_e2m1(values[i] * inverse);
-      const uint8_t high = float_to_e2m1(values[i + 1] * inverse);
-      codes[(block * kIndexerFp4Block + i) / 2] = static_cast<uint8_t>(low | (high << 4));
-    }
+    pack_fp4_block(x + block * kIndexerFp4Block, codes + block * kIndexerFp4Block / 2, scales + block);
   }
 }
 

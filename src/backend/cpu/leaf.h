@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 // DSV4_LEAF(name, (parameters), (arguments)) defines void name(parameters), which calls name_wide<bytes of a vector register>(arguments).
 // Without multi-versioning (other compilers and processors; sanitizers, whose runtime is not ready when the dynamic linker picks a version)
@@ -55,14 +54,17 @@ struct Vec {
   static constexpr int kRegisters = 64 / kBytes;                       // registers of 16 fp32 lanes
 };
 
-// Loads and stores without alignment; by reference, since passing wide vectors by value depends on the instruction set.
+// Loads and stores without alignment; by reference, since passing wide vectors by value depends on the instruction set. (memcpy would do,
+// but gcc 12 then keeps arrays of vectors in memory.)
 template <class Vector>
 DSV4_INLINE void load(const void* memory, Vector& vector) {
-  std::memcpy(&vector, memory, sizeof(Vector));
+  typedef Vector Unaligned __attribute__((aligned(1), may_alias));
+  vector = *static_cast<const Unaligned*>(memory);
 }
 template <class Vector>
 DSV4_INLINE void store(const Vector& vector, void* memory) {
-  std::memcpy(memory, &vector, sizeof(Vector));
+  typedef Vector Unaligned __attribute__((aligned(1), may_alias));
+  *static_cast<Unaligned*>(memory) = vector;
 }
 
 // The sum of 16 lanes by halves: lane l + lane l+8, then +4, +2, +1.

@@ -1,5 +1,6 @@
 #include "backend/cpu/mhc_mix.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "backend/cpu/dot.h"
@@ -15,12 +16,18 @@ void mhc_mixes(const float* v, const float* fn, int num_mixes, int width, float 
 
 namespace {
 
+inline constexpr int kChunk = 64;  // elements whose sums stay in registers
+
 template <int kBytes>
 DSV4_INLINE void mhc_collapse_wide(const float* v, const float* weights, int hc_mult, int dim, Bf16* x) {
-  for (int k = 0; k < dim; ++k) {
-    float sum = 0.0f;
-    for (int h = 0; h < hc_mult; ++h) sum += weights[h] * v[h * dim + k];
-    x[k] = to_bf16(sum);
+  for (int begin = 0; begin < dim; begin += kChunk) {
+    const int count = std::min(kChunk, dim - begin);
+    float sum[kChunk] = {};
+    for (int h = 0; h < hc_mult; ++h) {
+      const float* stream = v + h * dim + begin;
+      for (int k = 0; k < count; ++k) sum[k] += weights[h] * stream[k];
+    }
+    for (int k = 0; k < count; ++k) x[begin + k] = to_bf16(sum[k]);
   }
 }
 

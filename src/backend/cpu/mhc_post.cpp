@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <vector>
 
 #include "backend/cpu/leaf.h"
@@ -7,14 +8,21 @@
 namespace dsv4::cpu {
 namespace {
 
+inline constexpr int kChunk = 64;  // elements whose sums stay in registers
+
 // New stream j of one token. `comb_column` is comb[0][j]; the sum runs over the first index of comb, so it steps by hc.
 template <int kBytes>
 DSV4_INLINE void mix_stream_wide(const Bf16* y, float post, const float* comb_column, const float* old_streams, int hc, int dim,
                                  Bf16* stream) {
-  for (int k = 0; k < dim; ++k) {
-    float sum = post * to_float(y[k]);
-    for (int i = 0; i < hc; ++i) sum += comb_column[i * hc] * old_streams[i * dim + k];
-    stream[k] = to_bf16(sum);
+  for (int begin = 0; begin < dim; begin += kChunk) {
+    const int count = std::min(kChunk, dim - begin);
+    float sum[kChunk];
+    for (int k = 0; k < count; ++k) sum[k] = post * to_float(y[begin + k]);
+    for (int i = 0; i < hc; ++i) {
+      const float* old_stream = old_streams + i * dim + begin;
+      for (int k = 0; k < count; ++k) sum[k] += comb_column[i * hc] * old_stream[k];
+    }
+    for (int k = 0; k < count; ++k) stream[begin + k] = to_bf16(sum[k]);
   }
 }
 

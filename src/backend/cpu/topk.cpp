@@ -55,11 +55,12 @@ void select_largest(const uint16_t* keys, int count, int topk, int32_t* selected
   int ties_to_skip = count_at_least(keys, count, threshold) - topk;
   int num_selected = 0;
   for (int entry = 0; num_selected < topk; ++entry) {
-    const bool tie = keys[entry] == threshold;
-    const bool skip = tie && ties_to_skip > 0;
-    ties_to_skip -= skip ? 1 : 0;
-    selected[num_selected] = entry;
-    num_selected += (keys[entry] > threshold || (tie && !skip)) ? 1 : 0;
+    if (keys[entry] < threshold) continue;
+    if (keys[entry] == threshold && ties_to_skip > 0) {
+      --ties_to_skip;
+      continue;
+    }
+    selected[num_selected++] = entry;
   }
 }
 

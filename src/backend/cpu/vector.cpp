@@ -3,66 +3,11 @@
 #include <bit>
 #include <cstring>
 
+#include "backend/cpu/leaf.h"
 #include "ops/weight.h"
-
-// One version of a leaf per instruction set. Without multi-versioning (other compilers and processors; sanitizers, whose runtime is not
-// ready when the dynamic linker picks a version) there is one version as wide as the compiler's target.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define DSV4_LEAF(name, parameters, arguments)                        \
-  namespace {                                                         \
-  __attribute__((target("avx512f"))) void name##_version parameters { \
-    name##_wide<64> arguments;                                        \
-  }                                                                   \
-  __attribute__((target("avx2"))) void name##_version parameters {    \
-    name##_wide<32> arguments;                                        \
-  }                                                                   \
-  __attribute__((target("default"))) void name##_version parameters { \
-    name##_wide<16> arguments;                                        \
-  }                                                                   \
-  }                                                                   \
-  void name parameters {                                              \
-    name##_version arguments;                                         \
-  }
-#else
-#if defined(__AVX512F__)
-#define DSV4_VECTOR_BYTES 64
-#elif defined(__AVX2__)
-#define DSV4_VECTOR_BYTES 32
-#else
-#define DSV4_VECTOR_BYTES 16
-#endif
-#define DSV4_LEAF(name, parameters, arguments) \
-  void name parameters {                       \
-    name##_wide<DSV4_VECTOR_BYTES> arguments;  \
-  }
-#endif
-
-#define DSV4_INLINE static inline __attribute__((always_inline))
 
 namespace dsv4::cpu {
 namespace {
-
-// A group of 16 lanes is kParts vectors of kWidth lanes.
-template <int kBytes>
-struct Wide {
-  typedef float Float __attribute__((vector_size(kBytes)));
-  typedef int32_t Int __attribute__((vector_size(kBytes)));
-  typedef uint32_t Uint __attribute__((vector_size(kBytes)));
-  static constexpr int kWidth = kBytes / 4;
-  static constexpr int kParts = kLanes / kWidth;
-};
-
-// Loads and stores without alignment. (memcpy would do, but gcc 12 then keeps arrays of vectors in memory.)
-template <class Vector>
-DSV4_INLINE void load(const void* memory, Vector& vector) {
-  typedef Vector Unaligned __attribute__((aligned(1), may_alias));
-  vector = *static_cast<const Unaligned*>(memory);
-}
-template <class Vector>
-DSV4_INLINE void store(const Vector& vector, void* memory) {
-  typedef Vector Unaligned __attribute__((aligned(1), may_alias));
-  *static_cast<Unaligned*>(memory) = vector;
-}
 
 // Asks for the memory a kilobyte on: a row tile visits its rows in turn, a chunk of columns each, too short for the hardware to see the
 // next one coming. Past the end of the weight the hint has no effect; the address is never formed as a pointer into it.
@@ -70,7 +15,7 @@ DSV4_INLINE void prefetch_ahead(const void* memory) {
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(memory) + 1024));
 }
 
-// ---- Element decoders: vectors of Int holding one code each (other bits clear) -> Float. Masks are made by arithmetic shifts, which every
+// ---- Element decoders: integer vectors holding one code each (other bits clear) to fp32. Masks are made by arithmetic shifts, which every
 // instruction set has, where a comparison would be lowered lane by lane.
 
 // Subnormal codes m are 2^-6·(m/8) = 2^-6·(1 + m/8) − 2^-6: they are given the exponent of the smallest normal number, which is then
@@ -106,9 +51,9 @@ DSV4_INLINE void decode_ue8m0(const Int& code, Float& value) {
 
 template <int kBytes>
 DSV4_INLINE void decode_bf16_group(const Bf16* words, float* group) {
-  using W = Wide<kBytes>;
-  for (int part = 0; part < W::kParts; ++part) {
-    typename W::Uint word;
+  using W = Vec<kBytes>;
+  for (int part = 0; part < W::kRegisters; ++part) {
+    typename W::U32 word;
     load(words + part * W::kWidth * kBf16PerWord, word);
     store(word << 16, group + part * W::kWidth);
     store(word & 0xffff0000u, group + kLanes + part * W::kWidth);
@@ -129,14 +74,14 @@ DSV4_INLINE void decode_bf16_row_wide(const Bf16* x, int count, float* out) {
 
 template <int kBytes>
 DSV4_INLINE void decode_fp8_group(const uint8_t* words, float scale, float* group) {
-  using W = Wide<kBytes>;
+  using W = Vec<kBytes>;
   prefetch_ahead(words);
-  for (int part = 0; part < W::kParts; ++part) {
-    typename W::Int word;
+  for (int part = 0; part < W::kRegisters; ++part) {
+    typename W::I32 word;
     load(words + part * kBytes, word);
     for (int e = 0; e < kFp8PerWord; ++e) {
-      typename W::Float value;
-      decode_e4m3<typename W::Int, typename W::Float>((word >> (8 * e)) & 0xff, value);
+      typename W::F32 value;
+      decode_e4m3<typename W::I32, typename W::F32>((word >> (8 * e)) & 0xff, value);
       store(value * scale, group + e * kLanes + part * W::kWidth);
     }
   }
@@ -158,19 +103,19 @@ DSV4_INLINE void decode_fp8_row_wide(const uint8_t* codes, const uint8_t* scales
 
 template <int kBytes>
 DSV4_INLINE void decode_fp4_group(const uint8_t* words, const uint8_t* scales, float* group) {
-  using W = Wide<kBytes>;
+  using W = Vec<kBytes>;
   prefetch_ahead(words);
   constexpr int kWordsPerScale = kFp4Block / kFp4PerWord;
-  for (int part = 0; part < W::kParts; ++part) {
-    typename W::Int scale_code;
+  for (int part = 0; part < W::kRegisters; ++part) {
+    typename W::I32 scale_code;
     for (int lane = 0; lane < W::kWidth; ++lane) scale_code[lane] = scales[(part * W::kWidth + lane) / kWordsPerScale];
-    typename W::Float scale;
+    typename W::F32 scale;
     decode_ue8m0(scale_code, scale);
-    typename W::Int word;
+    typename W::I32 word;
     load(words + part * kBytes, word);
     for (int e = 0; e < kFp4PerWord; ++e) {
-      typename W::Float value;
-      decode_e2m1<typename W::Int, typename W::Float>((word >> (4 * e)) & 0xf, value);
+      typename W::F32 value;
+      decode_e2m1<typename W::I32, typename W::F32>((word >> (4 * e)) & 0xf, value);
       store(value * scale, group + e * kLanes + part * W::kWidth);
     }
   }
@@ -263,19 +208,19 @@ DSV4_INLINE void quantize_fp8_block_wide(const Bf16* __restrict x, int count, ui
 
 template <int kBytes, int kTokens>
 DSV4_INLINE void dot_tokens(const float* w, int w_stride, const float* const* x, int count, float* sums) {
-  using W = Wide<kBytes>;
-  typename W::Float lane_sums[kTokens][kRowTile][W::kParts];
+  using W = Vec<kBytes>;
+  typename W::F32 lane_sums[kTokens][kRowTile][W::kRegisters];
   for (int t = 0; t < kTokens; ++t) {
     for (int r = 0; r < kRowTile; ++r) {
-      for (int part = 0; part < W::kParts; ++part) load(sums + (t * kRowTile + r) * kLanes + part * W::kWidth, lane_sums[t][r][part]);
+      for (int part = 0; part < W::kRegisters; ++part) load(sums + (t * kRowTile + r) * kLanes + part * W::kWidth, lane_sums[t][r][part]);
     }
   }
   for (int k = 0; k < count; k += kLanes) {
-    for (int part = 0; part < W::kParts; ++part) {
-      typename W::Float row[kRowTile];
+    for (int part = 0; part < W::kRegisters; ++part) {
+      typename W::F32 row[kRowTile];
       for (int r = 0; r < kRowTile; ++r) load(w + static_cast<ptrdiff_t>(r) * w_stride + k + part * W::kWidth, row[r]);
       for (int t = 0; t < kTokens; ++t) {
-        typename W::Float token;
+        typename W::F32 token;
         load(x[t] + k + part * W::kWidth, token);
         for (int r = 0; r < kRowTile; ++r) lane_sums[t][r][part] += row[r] * token;
       }
@@ -283,7 +228,7 @@ DSV4_INLINE void dot_tokens(const float* w, int w_stride, const float* const* x,
   }
   for (int t = 0; t < kTokens; ++t) {
     for (int r = 0; r < kRowTile; ++r) {
-      for (int part = 0; part < W::kParts; ++part) store(lane_sums[t][r][part], sums + (t * kRowTile + r) * kLanes + part * W::kWidth);
+      for (int part = 0; part < W::kRegisters; ++part) store(lane_sums[t][r][part], sums + (t * kRowTile + r) * kLanes + part * W::kWidth);
     }
   }
 }
@@ -311,7 +256,7 @@ DSV4_LEAF(dot_tile, (const float* w, int w_stride, const float* const* x, int nu
 
 void reduce_lanes(const float* lane_sums, float* out) {
   static_assert(kRowTile == 4 && kLanes == 16);
-  using Quad = Wide<16>::Float;
+  using Quad = Vec<16>::F32;
   Quad row[kRowTile];  // lanes l, l+4, l+8, l+12 added
   for (int r = 0; r < kRowTile; ++r) {
     Quad part[4];
