@@ -1,6 +1,8 @@
 // Runs the dsv4 binary, for the tests of its commands.
 #pragma once
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -54,6 +56,11 @@ inline void expect_usage_error(const std::vector<std::string>& args, const std::
 // Any other failure.
 inline void expect_failure(const std::vector<std::string>& args, const std::string& part, const std::string& input = {}) {
   expect_error(run_dsv4(args, input), 1, part);
+}
+
+// "1 2 3", as tokenize prints ids.
+inline std::string ids_text(const std::vector<int32_t>& ids) {
+  return fmt::format("{}", fmt::join(ids, " "));
 }
 
 inline std::vector<std::string> lines(const std::string& text) {

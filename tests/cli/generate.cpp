@@ -12,9 +12,7 @@ nlohmann::ordered_json generate(std::vector<std::string> args, const std::string
 }
 
 std::string decode(const Ids& ids) {
-  std::string list;
-  for (int32_t id : ids) list += std::to_string(id) + " ";
-  return dsv4_json({"tokenize", "--json", "--decode", list}).at("text");
+  return dsv4_json({"tokenize", "--json", "--decode", ids_text(ids)}).at("text");
 }
 
 TEST(Generate, StreamsTheTextThatJsonReports) {
@@ -35,13 +33,13 @@ TEST(Generate, StreamsTheTextThatJsonReports) {
 }
 
 TEST(Generate, TheSeedDecides) {
-  const std::vector<std::string> args = {"--temperature", "1.5", "-n", "12", "--seed", "5", "Tell me of the king"};
-  const nlohmann::ordered_json first = generate(args);
+  const auto with_seed = [](const char* seed) {
+    return generate({"--temperature", "1.5", "-n", "12", "--seed", seed, "Tell me of the king"});
+  };
+  const nlohmann::ordered_json first = with_seed("5");
   EXPECT_EQ(first.at("seed"), 5);
-  EXPECT_EQ(first.at("token_ids"), generate(args).at("token_ids"));
-  std::vector<std::string> other = args;
-  other[5] = "6";
-  EXPECT_NE(first.at("token_ids"), generate(other).at("token_ids"));
+  EXPECT_EQ(first.at("token_ids"), with_seed("5").at("token_ids"));
+  EXPECT_NE(first.at("token_ids"), with_seed("6").at("token_ids"));
 }
 
 TEST(Generate, ReadsThePromptFromEverywhere) {
@@ -56,12 +54,9 @@ TEST(Generate, ReadsThePromptFromEverywhere) {
 
 TEST(Generate, EncodesTheConversationAsEncodeDoes) {
   const std::string messages = R"([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}])";
-  for (const std::string& mode : {"none", "high", "max"}) {
-    std::string ids;
-    for (int32_t id : Ids(generate({"-n", "1", "--system", "Be brief.", "--think", mode, "Hello"}).at("prompt_token_ids"))) {
-      ids += (ids.empty() ? "" : " ") + std::to_string(id);
-    }
-    EXPECT_EQ(ids + "\n", dsv4_output({"encode", "--ids", "--think", mode}, messages)) << mode;
+  for (const char* mode : {"none", "high", "max"}) {
+    const nlohmann::ordered_json report = generate({"-n", "1", "--system", "Be brief.", "--think", mode, "Hello"});
+    EXPECT_EQ(ids_text(report.at("prompt_token_ids")) + "\n", dsv4_output({"encode", "--ids", "--think", mode}, messages)) << mode;
   }
 }
 

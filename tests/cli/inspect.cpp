@@ -13,7 +13,7 @@ TEST(Inspect, ShowsTheBundledModel) {
 
 TEST(Inspect, PlansMoreMemoryForMoreContext) {
   const auto needed = [](const std::string& context, const std::string& sequences) {
-    return dsv4_json({"inspect", "--json", "--context", context, "--sequences", sequences}).at("plan").dump();
+    return dsv4_json({"inspect", "--json", "--context", context, "--sequences", sequences}).at("memory").dump();
   };
   EXPECT_NE(needed("1024", "1"), needed("4096", "1"));
   EXPECT_NE(needed("1024", "1"), needed("1024", "2"));

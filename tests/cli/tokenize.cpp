@@ -4,19 +4,13 @@
 namespace dsv4::test {
 namespace {
 
-std::string ids_of(const nlohmann::ordered_json& ids) {
-  std::string list;
-  for (int32_t id : ids) list += (list.empty() ? "" : " ") + std::to_string(id);
-  return list;
-}
-
 TEST(Tokenize, IdsAndPieces) {
   const std::string text = "In the beginning: naïve 🙂\n";
   const nlohmann::ordered_json report = dsv4_json({"tokenize", "--json", "--text", text});
   EXPECT_EQ(report.at("ids").size(), report.at("pieces").size());
-  EXPECT_EQ(dsv4_output({"tokenize", "--text", text}), ids_of(report.at("ids")) + "\n");
-  EXPECT_EQ(dsv4_output({"tokenize", "--decode", ids_of(report.at("ids"))}), text + "\n");
-  EXPECT_EQ(dsv4_output({"tokenize", "--decode", "-"}, ids_of(report.at("ids"))), text + "\n");
+  EXPECT_EQ(dsv4_output({"tokenize", "--text", text}), ids_text(report.at("ids")) + "\n");
+  EXPECT_EQ(dsv4_output({"tokenize", "--decode", ids_text(report.at("ids"))}), text + "\n");
+  EXPECT_EQ(dsv4_output({"tokenize", "--decode", "-"}, ids_text(report.at("ids"))), text + "\n");
 }
 
 TEST(Tokenize, TakesTextFromEverywhere) {
@@ -35,7 +29,7 @@ TEST(Tokenize, PlainMatchesNoControlTokens) {
   EXPECT_EQ(dsv4_json({"tokenize", "--json", "<think>"}).at("ids").size(), 1u);
   const nlohmann::ordered_json plain = dsv4_json({"tokenize", "--plain", "--json", "<think>"}).at("ids");
   EXPECT_GT(plain.size(), 1u);
-  EXPECT_EQ(dsv4_output({"tokenize", "--decode", ids_of(plain)}), "<think>\n");
+  EXPECT_EQ(dsv4_output({"tokenize", "--decode", ids_text(plain)}), "<think>\n");
 }
 
 TEST(Tokenize, ABatchAnswersLineByLine) {
@@ -45,7 +39,7 @@ TEST(Tokenize, ABatchAnswersLineByLine) {
   EXPECT_EQ(result.err, "");
   const std::vector<std::string> answers = lines(result.out);
   ASSERT_EQ(answers.size(), 5u);
-  EXPECT_EQ(ids_of(nlohmann::ordered_json::parse(answers[0])) + "\n", dsv4_output({"tokenize", "two words"}));
+  EXPECT_EQ(ids_text(nlohmann::ordered_json::parse(answers[0])) + "\n", dsv4_output({"tokenize", "two words"}));
   for (size_t i = 1; i < 4; ++i) EXPECT_TRUE(nlohmann::ordered_json::parse(answers[i]).contains("error")) << answers[i];
   EXPECT_EQ(answers[4], "[]");
 }
