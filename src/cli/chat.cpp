@@ -36,14 +36,12 @@ constexpr const char* kHelp =
 // A signal handler can reach nothing but an object of static storage.
 volatile sig_atomic_t interrupted = 0;
 
-// While it lives, SIGINT stops the answer and not the program.
+// While it lives, SIGINT stops an answer, or breaks off a line that is being edited, and not the program.
 class InterruptGuard {
  public:
   InterruptGuard() {
-    interrupted = 0;
     struct sigaction action = {};
     action.sa_handler = [](int) { interrupted = 1; };
-    action.sa_flags = SA_RESTART;
     sigaction(SIGINT, &action, &previous_);
   }
   ~InterruptGuard() { sigaction(SIGINT, &previous_, nullptr); }
@@ -67,11 +65,17 @@ class Chat {
   }
 
   int run() {
+    const InterruptGuard guard;
     LineEditor editor("> ");
     if (editor.is_terminal()) print_note("/help lists the commands, Ctrl-D leaves");
-    while (const std::optional<std::string> line = editor.read_line()) {
+    while (true) {
+      const std::optional<std::string> line = editor.read_line();
+      if (!line.has_value()) {
+        if (editor.is_terminal()) print("\n");  // Ctrl-D leaves the cursor behind the prompt
+        return 0;
+      }
       if (line->find_first_not_of(" \t\r") == std::string::npos) continue;
-      if (*line == "/quit") break;
+      if (*line == "/quit") return 0;
       if (line->front() == '/') {
         command(*line);
       } else if (utf8_valid_prefix(*line) != line->size()) {
@@ -80,8 +84,6 @@ class Chat {
         answer(*line);
       }
     }
-    if (editor.is_terminal()) print("\n");
-    return 0;
   }
 
  private:
@@ -134,7 +136,7 @@ class Chat {
       return print_note(fmt::format("dsv4: the context is full: {} tokens with this message, {} fit; /reset starts a new conversation",
                                     prompt_ids.size(), engine_.max_context()));
     }
-    const InterruptGuard guard;
+    interrupted = 0;
     Generation generation(engine_, tokenizer_, sequence_id_, reuse_sequence(prompt_ids), options_, [] { return interrupted != 0; });
     ++options_.sampling.seed;  // the next answer draws other numbers
     ReasoningView view(think_ != ThinkMode::kNone, isatty(STDOUT_FILENO) != 0);

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "cli/output.h"
 
 namespace dsv4 {
 namespace {
@@ -51,9 +52,6 @@ struct LineEditor::Terminal {
     el_set(editor, EL_PROMPT, &Terminal::prompt);
     el_set(editor, EL_EDITOR, "emacs");
     el_set(editor, EL_HIST, history, lines);
-    // While a line is edited Ctrl-C is a key that starts it over, not a signal.
-    el_set(editor, EL_SETTY, "-d", "intr=", nullptr);
-    el_set(editor, EL_BIND, "^C", "em-kill-line", nullptr);
   }
 
   ~Terminal() {
@@ -79,7 +77,12 @@ LineEditor::~LineEditor() = default;
 std::optional<std::string> LineEditor::read_line() {
   if (terminal_ == nullptr) return read_plain_line();
   int count = 0;
+  errno = 0;
   const char* text = el_gets(terminal_->editor, &count);
+  if (text == nullptr && count < 0 && errno == EINTR) {
+    print("^C\n");
+    return std::string();
+  }
   if (text == nullptr || count <= 0) return std::nullopt;
   std::string line(text, static_cast<size_t>(count));
   if (line.ends_with('\n')) line.pop_back();

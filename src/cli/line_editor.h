@@ -15,7 +15,8 @@ class LineEditor {
   LineEditor(const LineEditor&) = delete;
   LineEditor& operator=(const LineEditor&) = delete;
 
-  // The next line without its line end; nothing at the end of the input (Ctrl-D on a terminal).
+  // The next line without its line end; nothing at the end of the input (Ctrl-D on a terminal). A line that a handled signal breaks off on
+  // a terminal is empty.
   std::optional<std::string> read_line();
 
   bool is_terminal() const { return terminal_ != nullptr; }
