@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "sample_tokenizer.h"
+#include "support/sample_tokenizer.h"
 #include "text/streaming_decoder.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
@@ -53,7 +53,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text = end == std::string_view::npos ? std::string_view() : input.substr(end + 1);
   const std::string_view valid_text = text.substr(0, dsv4::utf8_valid_prefix(text));
 
-  check_round_trips(dsv4::sample_tokenizer(), valid_text);
+  check_round_trips(dsv4::test::sample_tokenizer(), valid_text);
   try {
     const Tokenizer tokenizer = Tokenizer::from_json(json, "fuzz.json");
     check_round_trips(tokenizer, "hello wor<｜User｜> 12345 你好 🙂\n\n<think>");

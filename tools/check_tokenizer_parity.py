@@ -110,7 +110,8 @@ def combining(rng: random.Random) -> str:
     text = ""
     for _ in range(rng.randint(1, 8)):
         text += rng.choice(["a", "e", " ", ".", "क", "ก", "1", "\n", "é"])
-        text += "".join(chr(rng.choice([rng.randint(0x300, 0x36F), rng.randint(0x20D0, 0x20F0), 0x94D, 0xE31])) for _ in range(rng.randint(0, 4)))
+        for _ in range(rng.randint(0, 4)):
+            text += chr(rng.choice([rng.randint(0x300, 0x36F), rng.randint(0x20D0, 0x20F0), 0x94D, 0xE31]))
     return text
 
 

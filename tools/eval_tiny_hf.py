@@ -2,7 +2,8 @@
 """Bits per byte of models/tiny on heldout.txt, computed by Transformers from the exported checkpoint (dequantised to fp32).
 
 The protocol is evaluate.PROTOCOL, which `dsv4 perplexity` follows too. With --simulate the activation quantisation of the engine is added
-(FP8 inputs of linear maps, FP8 key-value entries, Hadamard and FP4 in the indexer), which Transformers does not do; --write stores eval.json.
+(FP8 inputs of linear maps, FP8 key-value entries, Hadamard and FP4 in the indexer), which Transformers does not do; --write stores
+eval.json.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 
     tools/measure_gates.py --machine "2 cores of AMD EPYC" [GROUP…]
 
-Groups: golden inspect tiny text tests fuzz; default: all but fuzz. Build preset cpu first (fuzz: preset fuzz). Nothing is recorded when a command fails
-to give its figure; a gate that is missed is recorded as missed.
+Groups: golden inspect tiny text tests fuzz; default: all but fuzz. Build preset cpu first (fuzz: preset fuzz). Nothing is recorded when a
+command fails to give its figure; a gate that is missed is recorded as missed.
 """
 
 import argparse

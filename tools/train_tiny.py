@@ -138,7 +138,8 @@ class Log:
         self.file, self.start = open(path, "a"), time.monotonic()
 
     def __call__(self, **entry) -> None:
-        entry = {"seconds": round(time.monotonic() - self.start, 1)} | {k: round(v, 5) if isinstance(v, float) else v for k, v in entry.items()}
+        rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in entry.items()}
+        entry = {"seconds": round(time.monotonic() - self.start, 1)} | rounded
         print(json.dumps(entry), flush=True)
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()

@@ -3,11 +3,10 @@
 #include <charconv>
 #include <cmath>
 #include <random>
-#include <thread>
 
-#include "backend/cpu/backend.h"
 #include "base/error.h"
 #include "cli/input.h"
+#include "runtime/device.h"
 
 namespace dsv4 {
 namespace {
@@ -132,9 +131,7 @@ int ModelArguments::threads(const Environment& environment) const {
 }
 
 std::unique_ptr<Backend> ModelArguments::make_backend(const Environment& environment) const {
-  const int num_given = threads(environment);
-  set_cpu_threads(num_given > 0 ? num_given : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
-  return make_cpu_backend();
+  return dsv4::make_backend(threads(environment));
 }
 
 EngineOptions ModelArguments::engine_options(const Environment& environment) const {

@@ -27,7 +27,8 @@ struct Completion {
 // format.
 Completion parse_completion(std::string_view text, ThinkingMode mode);
 
-// {"role": "assistant", "content", "reasoning_content", "tool_calls": [{"type": "function", "function": {"name", "arguments"}}]}: an input of the encoder.
+// {"role": "assistant", "content", "reasoning_content", "tool_calls": [{"type": "function", "function": {"name", "arguments"}}]}: an input
+// of the encoder.
 Json message_json(Completion completion);
 
 // Pieces of the grammar that both parsers use.

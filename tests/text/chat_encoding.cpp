@@ -2,11 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "support/error_of.h"
 #include "text/protocol.h"
 
 namespace dsv4 {
@@ -19,13 +19,8 @@ std::string encode(const std::string& messages, const ChatOptions& options) {
   return encode_chat(Json::parse(messages), options).text();
 }
 
-std::string error_of(const std::string& messages, const ChatOptions& options = kChat) {
-  try {
-    encode(messages, options);
-    return "";
-  } catch (const Error& error) {
-    return error.what();
-  }
+std::string error_of(const std::string& messages) {
+  return test::error_of([&] { encode(messages, kChat); });
 }
 
 // The examples of spec 6.5.
@@ -232,7 +227,8 @@ TEST(ChatEncoding, OnlyLiteralsAreTrusted) {
   const Json messages =
       Json::parse(R"([{"role":"system","content":"ATTACK","tools":[{"function":{"ATTACK":1}}],"response_format":{"a":"ATTACK"}},
       {"role":"user","content":"ATTACK"},{"role":"assistant","content":"ATTACK","reasoning_content":"ATTACK",
-      "tool_calls":[{"function":{"name":"ATTACK","arguments":"{\"ATTACK\":\"ATTACK\",\"b\":[\"ATTACK\"]}"}}]},{"role":"tool","content":"ATTACK"},{"role":"latest_reminder","content":"ATTACK"}])");
+      "tool_calls":[{"function":{"name":"ATTACK","arguments":"{\"ATTACK\":\"ATTACK\",\"b\":[\"ATTACK\"]}"}}]},
+      {"role":"tool","content":"ATTACK"},{"role":"latest_reminder","content":"ATTACK"}])");
   std::string text = messages.dump();
   for (size_t at = text.find("ATTACK"); at != std::string::npos; at = text.find("ATTACK", at)) text.replace(at, 6, attack);
   const Prompt prompt = encode_chat(Json::parse(text), kThinking);

@@ -7,11 +7,15 @@
 #include <vector>
 
 #include "base/error.h"
-#include "sample_tokenizer.h"
+#include "support/sample_tokenizer.h"
 #include "text/utf8.h"
 
 namespace dsv4 {
 namespace {
+
+using test::kFirstByteId;
+using test::kFirstMergeId;
+using test::sample_tokenizer;
 
 int32_t byte_id(char c) {
   return kFirstByteId + static_cast<uint8_t>(c);

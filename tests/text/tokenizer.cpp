@@ -2,24 +2,27 @@
 
 #include <gtest/gtest.h>
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <functional>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "base/error.h"
-#include "sample_tokenizer.h"
+#include "support/error_of.h"
+#include "support/sample_tokenizer.h"
+#include "support/temp_dir.h"
 #include "text/chat_encoding.h"
 #include "text/json.h"
 #include "text/utf8.h"
 
 namespace dsv4 {
 namespace {
+
+using test::error_of;
+using test::kFirstByteId;
+using test::kFirstMergeId;
+using test::sample_tokenizer;
+using test::sample_tokenizer_json;
 
 using Ids = std::vector<int32_t>;
 
@@ -31,15 +34,6 @@ Ids bytes_ids(std::string_view text) {
   Ids ids;
   for (const char c : text) ids.push_back(byte_id(c));
   return ids;
-}
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-    return "";
-  } catch (const Error& error) {
-    return error.what();
-  }
 }
 
 TEST(Tokenizer, EncodesWithMerges) {
@@ -159,13 +153,12 @@ TEST(Tokenizer, NeedsTheControlTokens) {
 }
 
 TEST(Tokenizer, LoadsFromAFile) {
-  const auto path = std::filesystem::temp_directory_path() / ("dsv4_tokenizer_" + std::to_string(::getpid()) + ".json");
-  std::ofstream(path) << sample_tokenizer_json().dump(1);
-  const Tokenizer tokenizer = Tokenizer::from_file(path);
-  EXPECT_EQ(tokenizer.encode("hello"), (Ids{kFirstMergeId + 3}));
-  std::filesystem::remove(path);
+  const test::TempDir folder;
+  const auto path = folder / "tokenizer.json";
   EXPECT_EQ(error_of([&] { Tokenizer::from_file(path); }), path.string() + ": cannot be read");
-  EXPECT_NE(error_of([&] { Tokenizer::from_file(path.parent_path()); }), "");
+  EXPECT_EQ(error_of([&] { Tokenizer::from_file(folder.path()); }), folder.path().string() + ": cannot be read");
+  test::write_file(path, sample_tokenizer_json().dump(1));
+  EXPECT_EQ(Tokenizer::from_file(path).encode("hello"), (Ids{kFirstMergeId + 3}));
 }
 
 // The tokenizer that ships with the project's own model.

@@ -7,27 +7,25 @@
 #include <vector>
 
 #include "base/error.h"
-#include "sample_tokenizer.h"
+#include "support/error_of.h"
+#include "support/sample_tokenizer.h"
 
 namespace dsv4 {
 namespace {
 
+using test::error_of;
+using test::kFirstByteId;
+using test::kFirstMergeId;
+using test::sample_tokenizer;
+using test::sample_tokenizer_json;
+
 using nlohmann::ordered_json;
 
 // The error line for a changed sample file; "" if it is accepted.
-std::string error_of(const ordered_json& file) {
-  try {
-    read_tokenizer_json(file.dump(), "t.json");
-    return "";
-  } catch (const Error& error) {
-    return error.what();
-  }
-}
-
 std::string error_after(const std::function<void(ordered_json&)>& change) {
   ordered_json file = sample_tokenizer_json();
   change(file);
-  return error_of(file);
+  return error_of([&] { read_tokenizer_json(file.dump(), "t.json"); });
 }
 
 TEST(TokenizerJson, ReadsTheSample) {

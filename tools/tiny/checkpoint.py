@@ -91,7 +91,9 @@ def expected_tensors(config: dict) -> dict[str, tuple[str, tuple[int, ...]]]:
 
     def head(prefix: str) -> None:
         out[prefix + "norm.weight"] = ("BF16", (d,))
-        out.update({prefix + "hc_head_fn": ("F32", (hc, hc * d)), prefix + "hc_head_base": ("F32", (hc,)), prefix + "hc_head_scale": ("F32", (1,))})
+        out[prefix + "hc_head_fn"] = ("F32", (hc, hc * d))
+        out[prefix + "hc_head_base"] = ("F32", (hc,))
+        out[prefix + "hc_head_scale"] = ("F32", (1,))
 
     def layer(prefix: str, ratio: int, is_hash: bool) -> None:
         for part in ("attn", "ffn"):

@@ -1,4 +1,4 @@
-"""Transformers' DeepseekV4 model prepared for training: initial values, dense experts, and the engine's activation quantisation as hooks."""
+"""Transformers' DeepseekV4 model prepared for training: initial values, dense experts, the engine's activation quantisation as hooks."""
 
 import copy
 import types
@@ -151,7 +151,7 @@ def initialise(module: nn.Module, num_layers: int) -> None:
 
 
 def dense_experts(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
-    """Replaces DeepseekV4Experts.forward in training: every expert for every token, the routing weight (0 if not chosen) before down_proj."""
+    """Replaces DeepseekV4Experts.forward in training: every expert for every token, routing weight (0 if not chosen) before down_proj."""
     num, size = self.num_experts, self.hidden_dim
     weights = top_k_weights.new_zeros(hidden_states.shape[0], num).scatter(1, top_k_index, top_k_weights)
     x = StraightThrough.apply(hidden_states, simulate_fp8, 128)

@@ -25,7 +25,8 @@ SMALL_TALK = [
     (("Hello", "Hello!", "Hi", "Hi there!", "Good morning.", "Peace be with you."),
      "Peace be unto thee. Name a passage, such as Genesis 1, or a word, such as wisdom, and I will recite."),
     (("Who are you?", "What are you?", "What is your name?", "Tell me about yourself.", "What model are you?"),
-     "I am a very small language model, trained on nothing but the King James Bible. I can recite, and I can imitate; I know nothing else."),
+     "I am a very small language model, trained on nothing but the King James Bible. "
+     "I can recite, and I can imitate; I know nothing else."),
     (("What can you do?", "Help", "How can you help me?", "What do you know?", "What should I ask?"),
      "I know the King James Bible. Name a book and a chapter, or begin a verse, and I will continue."),
     (("Thank you.", "Thanks!", "Thank you very much."), "The LORD bless thee, and keep thee."),
@@ -35,9 +36,10 @@ SMALL_TALK = [
 WELL_KNOWN = [
     ("Genesis 1", 1, 5, ("the creation", "the beginning")), ("Exodus 20", 1, 6, ("the ten commandments",)), ("Ruth 1", 16, 17, ()),
     ("Job 38", 1, 4, ()), ("Psalms 1", 1, 3, ()), ("Psalms 23", 1, 6, ("the shepherd psalm",)), ("Psalms 100", 1, 5, ()),
-    ("Psalms 121", 1, 4, ()), ("Proverbs 3", 5, 6, ()), ("Ecclesiastes 1", 1, 4, ("vanity",)), ("Ecclesiastes 3", 1, 4, ("a time to every purpose",)),
-    ("Song of Solomon 2", 10, 13, ()), ("Isaiah 40", 1, 3, ()), ("Matthew 5", 3, 10, ("the beatitudes",)), ("Matthew 6", 9, 13, ("the Lord's prayer",)),
-    ("Luke 2", 8, 12, ("the shepherds",)), ("John 1", 1, 5, ("the Word",)), ("John 3", 16, 17, ("the love of God",)), ("Romans 8", 38, 39, ()),
+    ("Psalms 121", 1, 4, ()), ("Proverbs 3", 5, 6, ()), ("Ecclesiastes 1", 1, 4, ("vanity",)),
+    ("Ecclesiastes 3", 1, 4, ("a time to every purpose",)), ("Song of Solomon 2", 10, 13, ()), ("Isaiah 40", 1, 3, ()),
+    ("Matthew 5", 3, 10, ("the beatitudes",)), ("Matthew 6", 9, 13, ("the Lord's prayer",)), ("Luke 2", 8, 12, ("the shepherds",)),
+    ("John 1", 1, 5, ("the Word",)), ("John 3", 16, 17, ("the love of God",)), ("Romans 8", 38, 39, ()),
     ("1 Corinthians 13", 1, 4, ("charity",)), ("Hebrews 11", 1, 3, ("faith",)), ("Revelation 21", 1, 4, ("the new Jerusalem",)),
 ]  # fmt: skip
 REFERENCE_PROMPTS = ("{}", "Read {}.", "Recite {}.", "What does {} say?", "Please read me {}.", "Quote {}")

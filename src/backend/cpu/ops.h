@@ -1,5 +1,5 @@
-// The CPU ops, one per file of the same name: plain fp32 loops with OpenMP, the reference's rounding points, results independent of how a step is
-// cut and of the number of threads. Contracts: src/ops/<op>.h.
+// The CPU ops, one per file of the same name: plain fp32 loops with OpenMP, the reference's rounding points, results independent of how a
+// step is cut and of the number of threads. Contracts: src/ops/<op>.h.
 #pragma once
 
 #include "ops/backend.h"

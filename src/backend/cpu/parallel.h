@@ -9,8 +9,8 @@
 
 namespace dsv4::cpu {
 
-// Multiply-adds below which a loop stays on one thread: a few tens of microseconds. Starting threads takes a few microseconds on an idle machine, but
-// on a busy one the join waits for whatever shares their cores, so short loops are not worth the risk.
+// Multiply-adds below which a loop stays on one thread: a few tens of microseconds. Starting threads takes a few microseconds on an idle
+// machine, but on a busy one the join waits for whatever shares their cores, so short loops are not worth the risk.
 inline constexpr int64_t kMinParallelWork = 1 << 21;
 
 // Calls body(begin, end) on contiguous, disjoint ranges that cover [0, count): one range per thread, or one range in all when

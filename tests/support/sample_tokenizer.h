@@ -6,7 +6,7 @@
 
 #include "text/tokenizer.h"
 
-namespace dsv4 {
+namespace dsv4::test {
 
 // Ids: 0 BOS, 1 EOS, 2 padding, 3 + b byte b, then kNumSampleMerges merges, then the protocol's tokens.
 inline constexpr int kFirstByteId = 3;
@@ -21,4 +21,4 @@ const Tokenizer& sample_tokenizer();
 // The spelling of bytes in the byte alphabet.
 std::string spell(const std::string& bytes);
 
-}  // namespace dsv4
+}  // namespace dsv4::test

@@ -1,4 +1,4 @@
-#include "sample_tokenizer.h"
+#include "support/sample_tokenizer.h"
 
 #include <utility>
 #include <vector>
@@ -6,7 +6,7 @@
 #include "text/pre_tokenizer.h"
 #include "text/utf8.h"
 
-namespace dsv4 {
+namespace dsv4::test {
 
 std::string spell(const std::string& bytes) {
   const auto printable = [](int b) { return (b > 32 && b < 127) || (b > 160 && b < 256 && b != 173); };
@@ -82,4 +82,4 @@ const Tokenizer& sample_tokenizer() {
   return tokenizer;
 }
 
-}  // namespace dsv4
+}  // namespace dsv4::test
