@@ -60,6 +60,7 @@ class Chat {
         options_(arguments.answer.resolve(arguments.model.model_dir(), engine_.config().vocab_size)),
         think_(arguments.think),
         sequence_id_(engine_.open_sequence()) {
+    require_vocabulary(tokenizer_, engine_.config());
     require_utf8(arguments.system, "--system");
     conversation_.set_system(arguments.system);
   }

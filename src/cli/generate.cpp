@@ -137,6 +137,7 @@ int run_generate(const GenerateArguments& arguments, const Environment& environm
   const std::filesystem::path model_dir = arguments.model.model_dir();
   const Tokenizer tokenizer = load_tokenizer(model_dir);
   Engine engine(arguments.model.engine_options(environment));
+  require_vocabulary(tokenizer, engine.config());
   const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - load_start;
   const GenerationOptions options = arguments.answer.resolve(model_dir, engine.config().vocab_size);
   const std::vector<int32_t> prompt_ids = encode_prompt(arguments, prompt, tokenizer);

@@ -20,7 +20,12 @@ constexpr int kUsageError = 2;
 std::string usage_error(const CLI::App& app, const std::vector<Command>& commands, const CLI::ParseError& error) {
   std::string names;
   for (const Command& command : commands) {
-    if (command.app->parsed()) return fmt::format("{} (see dsv4 {} --help)", error.what(), command.app->get_name());
+    if (command.app->parsed()) {
+      // A misspelt option is the likely cause of whatever else is missing.
+      const std::vector<std::string> unknown = command.app->remaining();
+      const std::string what = unknown.empty() ? error.what() : fmt::format("unknown option or argument \"{}\"", unknown.front());
+      return fmt::format("{} (see dsv4 {} --help)", what, command.app->get_name());
+    }
     names.append(names.empty() ? "" : ", ").append(command.app->get_name());
   }
   if (!app.remaining().empty()) return fmt::format("unknown command or option \"{}\", the commands are {}", app.remaining().front(), names);

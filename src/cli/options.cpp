@@ -49,8 +49,7 @@ fs::path model_in_source_tree() {
 }  // namespace
 
 void require_one_of(CLI::App& command, std::vector<CLI::Option*> options, size_t least, const std::string& what) {
-  command.parse_complete_callback([&command, options = std::move(options), least, what] {
-    if (command.remaining_size() > 0) return;  // CLI11 names the argument that it does not know
+  command.parse_complete_callback([options = std::move(options), least, what] {
     size_t num_given = 0;
     for (const CLI::Option* option : options) num_given += option->count() > 0 ? 1 : 0;
     if (num_given > 1 || num_given < least)
@@ -79,6 +78,11 @@ std::optional<fs::path> bundled_model() {
 
 Tokenizer load_tokenizer(const fs::path& model_dir) {
   return Tokenizer::from_file(model_dir / "tokenizer.json");
+}
+
+void require_vocabulary(const Tokenizer& tokenizer, const ModelConfig& config) {
+  require(tokenizer.vocab_size() <= config.vocab_size, "tokenizer.json: {} tokens, the model has {}", tokenizer.vocab_size(),
+          config.vocab_size);
 }
 
 void ModelArguments::add_model(CLI::App& command) {

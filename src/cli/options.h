@@ -39,6 +39,9 @@ std::optional<std::filesystem::path> bundled_model();
 // The tokenizer.json of a model directory.
 Tokenizer load_tokenizer(const std::filesystem::path& model_dir);
 
+// Throws Error where the tokenizer knows ids that the model has not.
+void require_vocabulary(const Tokenizer& tokenizer, const ModelConfig& config);
+
 // --model, --threads and --context.
 struct ModelArguments {
   std::string model;    // empty: the bundled model

@@ -56,10 +56,11 @@ int run_perplexity(const PerplexityArguments& arguments, const Environment& envi
   const std::string path = text_path(arguments);
   const std::string text = read_input_text(path);
   require(!text.empty(), "{}: the text is empty", path);
-  const std::vector<int32_t> token_ids = load_tokenizer(model_dir).encode(text, SpecialTokens::kPlain);
-
+  const Tokenizer tokenizer = load_tokenizer(model_dir);
   const std::unique_ptr<Backend> backend = arguments.model.make_backend(environment);
   const Checkpoint checkpoint = Checkpoint::open(model_dir);
+  require_vocabulary(tokenizer, checkpoint.config());
+  const std::vector<int32_t> token_ids = tokenizer.encode(text, SpecialTokens::kPlain);
   const PerplexityReport report = measure_perplexity(checkpoint, *backend, token_ids, arguments.options);
 
   if (arguments.json) {

@@ -4,8 +4,8 @@
 namespace dsv4::test {
 namespace {
 
-const std::string kMessages =
-    R"([{"role": "user", "content": "A"}, {"role": "assistant", "reasoning_content": "R", "content": "B"}, {"role": "user", "content": "C"}])";
+const std::string kMessages = R"([{"role": "user", "content": "A"},
+  {"role": "assistant", "reasoning_content": "R", "content": "B"}, {"role": "user", "content": "C"}])";
 
 TEST(Encode, PrintsThePromptByteForByte) {
   EXPECT_EQ(dsv4_output({"encode"}, kMessages),
@@ -38,9 +38,9 @@ TEST(Encode, IdsAreThoseOfThePrompt) {
 }
 
 TEST(Encode, ABatchAnswersLineByLine) {
-  const ProcessResult result =
-      run_dsv4({"encode", "--batch", "-"}, "{\"messages\": " + kMessages + ", \"thinking_mode\": \"chat\"}\n{}\nnot JSON\n" +
-                                               "{\"messages\": [{\"role\": \"nobody\"}], \"thinking_mode\": \"chat\"}\n");
+  const nlohmann::ordered_json good = {{"messages", nlohmann::ordered_json::parse(kMessages)}, {"thinking_mode", "chat"}};
+  const std::string batch = good.dump() + "\n{}\nnot JSON\n" + R"({"messages": [{"role": "nobody"}], "thinking_mode": "chat"})" + "\n";
+  const ProcessResult result = run_dsv4({"encode", "--batch", "-"}, batch);
   EXPECT_EQ(result.exit_status, 0);
   EXPECT_EQ(result.err, "");
   const std::vector<std::string> answers = lines(result.out);

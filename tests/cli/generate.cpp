@@ -91,9 +91,12 @@ TEST(Generate, StopsAtStringsAndTokens) {
   EXPECT_EQ(stopped.at("text"), text.substr(0, text.find(stop)));
   EXPECT_EQ(stopped.at("finish_reason"), "stop");
 
+  // The first token that is not the first one again.
+  const size_t place =
+      static_cast<size_t>(std::find_if(ids.begin(), ids.end(), [&](int32_t id) { return id != ids.front(); }) - ids.begin());
+  ASSERT_LT(place, ids.size());
   args = base;
-  args.insert(args.end(), {"--stop-token", std::to_string(ids.at(9))});
-  const size_t place = static_cast<size_t>(std::find(ids.begin(), ids.end(), ids.at(9)) - ids.begin());
+  args.insert(args.end(), {"--stop-token", fmt::format("{}", ids[place])});
   const nlohmann::ordered_json at_token = generate(args);
   EXPECT_EQ(at_token.at("token_ids"), Ids(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(place) + 1));
   EXPECT_EQ(at_token.at("text"), decode(Ids(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(place))));
@@ -176,8 +179,11 @@ TEST(Generate, RefusesModelsItCannotUse) {
   expect_failure({"generate", "-m", kTinyModel + "/config.json", "a"}, "expected a directory");
   expect_failure({"generate", "-m", dir.path().string(), "a"}, "no config.json in it");
   expect_failure({"generate", "-m", kMiniModel, "a"}, "tokenizer.json");
+  for (const char* name : {"config.json", "model.safetensors"}) std::filesystem::copy_file(kMiniModel + "/" + name, dir / name);
+  std::filesystem::copy_file(kTinyModel + "/tokenizer.json", dir / "tokenizer.json");
+  expect_failure({"generate", "-m", dir.path().string(), "a"}, "tokenizer.json: 3072 tokens, the model has 256");
   write_file(dir / "config.json", std::string_view("{"));
-  expect_error(run_dsv4({"generate", "-m", dir.path().string(), "a"}), 1, dir.path().string());
+  expect_failure({"generate", "-m", dir.path().string(), "a"}, "config.json: not valid JSON at byte 2");
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ TEST(Main, RefusesCommandLinesItDoesNotKnow) {
   expect_usage_error({"frobnicate"}, "\"frobnicate\"");
   expect_usage_error({"--frobnicate"}, "--frobnicate");
   for (const std::string& command : kCommands)
-    expect_usage_error({command, "--frobnicate"}, "--frobnicate (see dsv4 " + command + " --help)");
+    expect_usage_error({command, "--frobnicate"}, "\"--frobnicate\" (see dsv4 " + command + " --help)");
 }
 
 TEST(Main, ChecksTheEnvironmentFirst) {
