@@ -59,8 +59,8 @@ def measure_golden():
 def measure_inspect():
     for name in ("flash", "pro"):
         report = dsv4("inspect", "--config", ROOT / f"models/configs/{name}.json")
-        yield f"inspect.{name}.bytes", report["weights"]["total_bytes"]
-        yield f"inspect.{name}.tensors", report["weights"]["num_tensors"]
+        yield f"inspect.{name}.bytes", report["total_bytes"]
+        yield f"inspect.{name}.tensors", report["num_tensors"]
 
 
 def measure_tiny():

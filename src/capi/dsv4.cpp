@@ -118,7 +118,7 @@ void compute(dsv4_session* session) {
 }  // namespace
 
 const char* dsv4_version(void) {
-  return "0.1.0";
+  return DSV4_VERSION;
 }
 
 dsv4_status dsv4_open(const char* model_dir, const dsv4_options* options, dsv4_engine** engine, char* message, size_t message_size) {

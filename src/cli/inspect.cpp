@@ -1,10 +1,13 @@
 // dsv4 inspect: what a model is, whether its files are whole, and what it needs.
 #include "model/inspect.h"
 
+#include <fmt/ranges.h>
+
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "runtime/device.h"
 
 namespace dsv4 {
 namespace {
@@ -23,9 +26,11 @@ int run_inspect(const InspectArguments& arguments) {
   const std::filesystem::path path = arguments.config.empty() ? arguments.model.model_dir() : std::filesystem::path(arguments.config);
   const Inspection inspection = inspect(path, request, arguments.check);
   if (arguments.json) {
-    print_json(inspection_json(inspection));
+    nlohmann::ordered_json report = inspection_json(inspection);
+    report["devices"] = describe_devices();
+    print_json(report);
   } else {
-    print(inspection_text(inspection));
+    print(fmt::format("{}\nthis machine\n  {}\n", inspection_text(inspection), fmt::join(describe_devices(), "\n  ")));
   }
   return 0;
 }
