@@ -1,6 +1,5 @@
 // dsv4 chat: a conversation, line by line.
 #include <fmt/format.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/conversation.h"
 #include "cli/input.h"
+#include "cli/interrupt.h"
 #include "cli/line_editor.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -33,25 +33,6 @@ constexpr const char* kHelp =
     "/quit                  leave, as Ctrl-D does\n"
     "Ctrl-C                 stop the answer";
 
-// A signal handler can reach nothing but an object of static storage.
-volatile sig_atomic_t interrupted = 0;
-
-// While it lives, SIGINT stops an answer, or breaks off a line that is being edited, and not the program.
-class InterruptGuard {
- public:
-  InterruptGuard() {
-    struct sigaction action = {};
-    action.sa_handler = [](int) { interrupted = 1; };
-    sigaction(SIGINT, &action, &previous_);
-  }
-  ~InterruptGuard() { sigaction(SIGINT, &previous_, nullptr); }
-  InterruptGuard(const InterruptGuard&) = delete;
-  InterruptGuard& operator=(const InterruptGuard&) = delete;
-
- private:
-  struct sigaction previous_ = {};
-};
-
 class Chat {
  public:
   Chat(const ChatArguments& arguments, const Environment& environment)
@@ -66,8 +47,7 @@ class Chat {
   }
 
   int run() {
-    const InterruptGuard guard;
-    LineEditor editor("> ");
+    LineEditor editor("> ", interrupt_);
     if (editor.is_terminal()) print_note("/help lists the commands, Ctrl-D leaves");
     while (true) {
       const std::optional<std::string> line = editor.read_line();
@@ -137,8 +117,9 @@ class Chat {
       return print_note(fmt::format("dsv4: the context is full: {} tokens with this message, {} fit; /reset starts a new conversation",
                                     prompt_ids.size(), engine_.max_context()));
     }
-    interrupted = 0;
-    Generation generation(engine_, tokenizer_, sequence_id_, reuse_sequence(prompt_ids), options_, [] { return interrupted != 0; });
+    const std::span<const int32_t> new_ids = reuse_sequence(prompt_ids);
+    interrupt_.take();  // one that came before the answer is not meant for it
+    Generation generation(engine_, tokenizer_, sequence_id_, new_ids, options_, [this] { return interrupt_.take(); });
     ++options_.sampling.seed;  // the next answer draws other numbers
     ReasoningView view(think_ != ThinkMode::kNone, isatty(STDOUT_FILENO) != 0);
     while (!generation.done()) print(view.push(generation.next()));
@@ -161,6 +142,7 @@ class Chat {
     }
   }
 
+  Interrupt interrupt_;  // before the engine, which starts threads
   Tokenizer tokenizer_;
   Engine engine_;
   GenerationOptions options_;

@@ -1,12 +1,14 @@
 #include "cli/line_editor.h"
 
 #include <histedit.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <clocale>
 #include <cstdio>
 #include <cstring>
+#include <cwchar>
 
 #include "base/error.h"
 #include "cli/output.h"
@@ -31,7 +33,10 @@ std::optional<std::string> read_plain_line() {
     if (count < 0 && errno == EINTR) continue;
     require(count >= 0, "standard input: {}", std::strerror(errno));
     if (count == 0) return line.empty() ? std::nullopt : std::optional(line);
-    if (byte == '\n') return line;
+    if (byte == '\n') {
+      if (line.ends_with('\r')) line.pop_back();
+      return line;
+    }
     require(line.size() < kMaxLineBytes, "standard input: a line of more than {} bytes", kMaxLineBytes);
     line.push_back(byte);
   }
@@ -52,6 +57,7 @@ struct LineEditor::Terminal {
     el_set(editor, EL_PROMPT, &Terminal::prompt);
     el_set(editor, EL_EDITOR, "emacs");
     el_set(editor, EL_HIST, history, lines);
+    el_set(editor, EL_GETCFN, &Terminal::read_character);
   }
 
   ~Terminal() {
@@ -59,14 +65,38 @@ struct LineEditor::Terminal {
     el_end(editor);
   }
 
-  static const char* prompt(EditLine* editor) {
+  static LineEditor& owner_of(EditLine* editor) {
     LineEditor* owner = nullptr;
     el_get(editor, EL_CLIENTDATA, &owner);
-    return owner->prompt_.c_str();
+    return *owner;
+  }
+
+  static const char* prompt(EditLine* editor) { return owner_of(editor).prompt_.c_str(); }
+
+  // Waits for a key or Ctrl-C: libedit's own reader would miss one that comes just before it waits.
+  static int read_character(EditLine* editor, wchar_t* character) {
+    Interrupt& interrupt = owner_of(editor).interrupt_;
+    std::mbstate_t state = {};
+    while (true) {
+      pollfd inputs[2] = {{STDIN_FILENO, POLLIN, 0}, {interrupt.descriptor(), POLLIN, 0}};
+      if (poll(inputs, 2, -1) < 0 && errno != EINTR) return -1;
+      if (inputs[1].revents != 0 && interrupt.take()) {
+        errno = EINTR;
+        return -1;
+      }
+      if (inputs[0].revents == 0) continue;
+      char byte = 0;
+      const ssize_t count = read(STDIN_FILENO, &byte, 1);
+      if (count <= 0) return static_cast<int>(count);
+      const size_t length = std::mbrtowc(character, &byte, 1, &state);
+      if (length == static_cast<size_t>(-2)) continue;  // the character has more bytes
+      if (length == static_cast<size_t>(-1)) *character = L'\ufffd';
+      return 1;
+    }
   }
 };
 
-LineEditor::LineEditor(std::string prompt) : prompt_(std::move(prompt)) {
+LineEditor::LineEditor(std::string prompt, Interrupt& interrupt) : prompt_(std::move(prompt)), interrupt_(interrupt) {
   if (isatty(STDIN_FILENO) == 0 || isatty(STDOUT_FILENO) == 0) return;
   use_utf8_characters();
   terminal_ = std::make_unique<Terminal>(this);
@@ -77,6 +107,7 @@ LineEditor::~LineEditor() = default;
 std::optional<std::string> LineEditor::read_line() {
   if (terminal_ == nullptr) return read_plain_line();
   int count = 0;
+  el_resize(terminal_->editor);
   errno = 0;
   const char* text = el_gets(terminal_->editor, &count);
   if (text == nullptr && count < 0 && errno == EINTR) {

@@ -15,7 +15,8 @@ std::string answer_alone(const std::string& message, const std::string& mode) {
 
 TEST(Chat, AScriptedConversation) {
   const std::string script =
-      "Who was Moses?\n\n   \n/think high\nWho was Noah?\n/reset\nWho was Noah?\n/think none\n/reset\nWho was Noah?\n/quit\nnever sent\n";
+      "Who was Moses?\n\n   \n/think high\nWho was Noah?\n/reset\nWho was Noah?\n/think none\n/reset\nWho was Noah?\r\n/quit\r\nnever "
+      "sent\n";
   const ProcessResult result = run_dsv4(kGreedy, script);
   EXPECT_EQ(result.exit_status, 0) << result.err;
   const std::string first = answer_alone("Who was Moses?", "none");

@@ -1,5 +1,6 @@
 #include "cli/line_editor.h"
 
+#include <poll.h>
 #include <pty.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -31,7 +32,7 @@ class TerminalChat {
 
   void type(const std::string& keys) { EXPECT_EQ(write(terminal_, keys.data(), keys.size()), static_cast<ssize_t>(keys.size())); }
 
-  // Reads until the screen has shown `text` after what earlier calls found; false where the program ends first.
+  // Reads until the screen has shown `text` after what earlier calls found; false where the program ends or a minute passes first.
   bool shows(const std::string& text) {
     while (true) {
       const size_t found = screen_.find(text, num_seen_);
@@ -39,6 +40,8 @@ class TerminalChat {
         num_seen_ = found + text.size();
         return true;
       }
+      pollfd input = {terminal_, POLLIN, 0};
+      if (poll(&input, 1, 60000) != 1) return false;
       char buffer[4096];
       const ssize_t count = read(terminal_, buffer, sizeof(buffer));
       if (count <= 0) return false;
