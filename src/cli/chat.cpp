@@ -100,7 +100,7 @@ class Chat {
     // The last token of the prompt is always fed: its logits are wanted.
     const size_t num_common = std::min(static_cast<size_t>(differ.first - computed.begin()), prompt_ids.size() - 1);
     const size_t num_back = computed.size() - num_common;
-    if (num_back > static_cast<size_t>(kMaxRollback)) {
+    if (num_back > static_cast<size_t>(engine_.max_rewind(sequence_id_))) {
       engine_.close_sequence(sequence_id_);
       sequence_id_ = engine_.open_sequence();
       return prompt_ids;

@@ -82,12 +82,16 @@ void Engine::feed(int sequence_id, std::span<const int32_t> token_ids) {
   fed.has_logits = false;
 }
 
+int Engine::max_rewind(int sequence_id) const {
+  const Sequence& asked = sequence(sequence_id);
+  return static_cast<int>(asked.tokens.size()) - std::max(asked.num_written - kMaxRollback, 0);
+}
+
 void Engine::rewind(int sequence_id, int num_tokens) {
   Sequence& rewound = sequence(sequence_id);
-  const int num_computed_back = num_tokens - rewound.num_pending();
-  require(num_tokens >= 0 && num_tokens <= static_cast<int>(rewound.tokens.size()) && num_computed_back <= kMaxRollback,
-          "rewind by {} tokens: the sequence has {}, {} of them computed, of which at most {} can be taken back", num_tokens,
-          rewound.tokens.size(), rewound.num_computed, kMaxRollback);
+  require(num_tokens >= 0 && num_tokens <= max_rewind(sequence_id),
+          "rewind by {} tokens: of {} with {} computed at most {} can be taken back", num_tokens, rewound.tokens.size(),
+          rewound.num_computed, max_rewind(sequence_id));
   if (num_tokens == 0) return;
   rewound.tokens.resize(rewound.tokens.size() - static_cast<size_t>(num_tokens));
   rewound.num_computed = std::min(rewound.num_computed, static_cast<int>(rewound.tokens.size()));
@@ -122,7 +126,11 @@ bool Engine::step() {
     }
   }
   model_.forward(step_input_, cache_);
-  for (const auto& [id, num_tokens] : scheduled) sequences_[static_cast<size_t>(id)].num_computed += num_tokens;
+  for (const auto& [id, num_tokens] : scheduled) {
+    Sequence& computed = sequences_[static_cast<size_t>(id)];
+    computed.num_computed += num_tokens;
+    computed.num_written = std::max(computed.num_written, computed.num_computed);
+  }
   keep_logits(finished_ids, rows);
   return true;
 }

@@ -52,8 +52,10 @@ class Engine {
   // Appends tokens to be computed. Throws Error for ids outside the vocabulary and where the sequence would outgrow max_context; nothing is
   // appended then.
   void feed(int sequence_id, std::span<const int32_t> token_ids);
-  // Takes back the last tokens, computed or not, at most kMaxRollback computed ones; the next logits need a feed() first.
+  // Takes back the last tokens, computed or not; the next logits need a feed() first. Throws Error beyond max_rewind().
   void rewind(int sequence_id, int num_tokens);
+  // Caches reach kMaxRollback tokens back from the furthest that was ever computed.
+  int max_rewind(int sequence_id) const;
 
   // Computes one ragged step of waiting tokens; false when none waits.
   bool step();
@@ -75,6 +77,7 @@ class Engine {
     bool has_logits = false;
     std::vector<int32_t> tokens;
     int num_computed = 0;
+    int num_written = 0;   // the most tokens that were computed at any time: what rings and states have been written for
     uint64_t arrival = 0;  // order in which waiting sequences are served
     std::vector<int32_t> pages;
 

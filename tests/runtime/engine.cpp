@@ -132,6 +132,25 @@ TEST(Engine, RewindThenOtherTokensEqualsNeverHavingSeenTheRejectedOnes) {
   }
 }
 
+TEST(Engine, RewindReachesBackFromTheFurthestComputedToken) {
+  std::mt19937 random(6);
+  Engine engine(mini_options(1, 64));
+  const int id = engine.open_sequence();
+  engine.feed(id, random_tokens(random, 100));
+  run_to_end(engine);
+  engine.rewind(id, 5);
+  engine.rewind(id, 3);
+  EXPECT_THROW(engine.rewind(id, 1), Error) << "nine computed tokens in two steps back";
+  EXPECT_EQ(engine.tokens(id).size(), 92u);
+  engine.feed(id, random_tokens(random, 4));
+  engine.rewind(id, 4);  // not computed yet
+  engine.feed(id, random_tokens(random, 6));
+  run_to_end(engine);
+  EXPECT_THROW(engine.rewind(id, 7), Error) << "98 tokens, 100 were computed";
+  engine.rewind(id, 6);
+  EXPECT_EQ(engine.tokens(id).size(), 92u);
+}
+
 TEST(Engine, SamplingRowsTogetherEqualsSamplingThemAlone) {
   Engine engine(mini_options(3, 64));
   std::mt19937 random(4);
