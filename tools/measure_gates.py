@@ -101,7 +101,7 @@ def failed_tests(program, *filters):
 def measure_text():
     yield "text.encoding_vectors_failed", failed_tests("test_text", "--gtest_filter=SharedVectors*")
     venv = ROOT / "build/venv/bin/python"
-    output = run(venv, ROOT / "tools/check_tokenizer_parity.py", "--binary", BINARY)
+    output = run(venv, ROOT / "tools/check_tokenizer_parity.py", BINARY)
     strings, differ = re.search(r"parity: (\d+) strings, (\d+) differ", output).groups()
     yield "text.tokenizer_strings", int(strings)
     yield "text.tokenizer_mismatches", int(differ)
@@ -123,7 +123,8 @@ def measure_fuzz():
         dictionary = ROOT / f"fuzz/{name}.dict"
         options = [f"-dict={dictionary}"] if dictionary.exists() else []
         result = subprocess.run([target, *options, f"-max_total_time={FUZZ_SECONDS}", "-max_len=65536", "-timeout=10", "-rss_limit_mb=2048",
-                                 "-verbosity=0", f"-artifact_prefix={artifacts}/{name}-", corpus, ROOT / "fuzz/seeds" / name],
+                                 "-verbosity=0", "-print_funcs=0", f"-artifact_prefix={artifacts}/{name}-", corpus,
+                                 ROOT / "fuzz/seeds" / name],
                                 capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
         yield f"fuzz.{name}.findings", int(result.returncode != 0)
 
