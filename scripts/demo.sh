@@ -20,4 +20,5 @@ fi
 options=("$@")
 [ $# -gt 0 ] || options=(--raw --temperature 0.7 --top-p 0.9 -n 120)
 printf '%s' "$prompt"
-exec build/cpu/bin/dsv4 generate "--prompt=$prompt" "${options[@]}"
+# Not exec: the time to the first token counts from the start of the process.
+build/cpu/bin/dsv4 generate "--prompt=$prompt" "${options[@]}"
