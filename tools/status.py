@@ -104,13 +104,18 @@ def table(head, rows):
     return lines + ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
 
 
+def describe_number(number):
+    """Counts in full, with separators; other numbers to ten digits."""
+    return f"{number:,}" if isinstance(number, int) else f"{number:.10g}"
+
+
 def describe_limit(entry):
     sign = {">=": "≥", "<=": "≤", "==": "="}[entry["comparison"]]
-    return f"{sign} {entry['limit']:.10g} {entry['unit']}".rstrip()
+    return f"{sign} {describe_number(entry['limit'])} {entry['unit']}".rstrip()
 
 
 def describe_value(result):
-    return f"{result['value']:.10g} {result['unit']}".rstrip()
+    return f"{describe_number(result['value'])} {result['unit']}".rstrip()
 
 
 def make_status(gates, results):
