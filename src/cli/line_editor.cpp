@@ -108,6 +108,8 @@ std::optional<std::string> LineEditor::read_line() {
   if (terminal_ == nullptr) return read_plain_line();
   int count = 0;
   el_resize(terminal_->editor);
+  // Raw mode before the prompt is shown, not with the first key: a key typed between the two would be handled by the terminal.
+  el_set(terminal_->editor, EL_PREP_TERM, 1);
   errno = 0;
   const char* text = el_gets(terminal_->editor, &count);
   if (text == nullptr && count < 0 && errno == EINTR) {
