@@ -1,9 +1,12 @@
 # Flags shared by every target, and one function per kind of target.
 
 add_library(dsv4_flags INTERFACE)
-target_compile_options(dsv4_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Werror)
+set(host_code $<OR:$<COMPILE_LANGUAGE:CXX>,$<COMPILE_LANGUAGE:C>>)
+target_compile_options(dsv4_flags INTERFACE $<${host_code}:-Wall -Wextra -Wpedantic -Wshadow -Werror>)
+target_compile_options(dsv4_flags INTERFACE
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Werror;-Werror=all-warnings;-lineinfo;--expt-relaxed-constexpr>")
 # Contraction would let the compiler fuse a*b+c differently in each loop shape; results must not depend on how a step is cut.
-target_compile_options(dsv4_flags INTERFACE -ffp-contract=off)
+target_compile_options(dsv4_flags INTERFACE $<${host_code}:-ffp-contract=off>)
 target_include_directories(dsv4_flags INTERFACE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
 target_link_libraries(dsv4_flags INTERFACE Threads::Threads)
 if(DSV4_SANITIZE)

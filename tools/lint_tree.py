@@ -38,7 +38,7 @@ ALLOWED_INCLUDES = {
 }
 
 # Headers of src/ops that are not ops: the interface, and what several contracts share.
-SHARED_OP_HEADERS = {"backend", "batch", "buffer", "kv_layout", "weight"}
+SHARED_OP_HEADERS = {"backend", "batch", "buffer", "groups", "kv_layout", "weight"}
 # Host libraries that no header reachable from device code may bring in.
 HOST_LIBRARIES = re.compile(r"<(?:fmt|spdlog|nlohmann|CLI)/")
 

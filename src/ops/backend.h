@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 
 #include "ops/attention.h"
@@ -11,6 +12,7 @@
 #include "ops/experts.h"
 #include "ops/gather_rows.h"
 #include "ops/grouped_linear.h"
+#include "ops/groups.h"
 #include "ops/index_scores.h"
 #include "ops/indexer_query.h"
 #include "ops/kv_store.h"
@@ -31,8 +33,19 @@
 
 namespace dsv4 {
 
+// Ops recorded once and run again on the same memory (a CUDA graph on a GPU).
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  // Runs the recorded ops, asynchronously on a device.
+  virtual void replay() = 0;
+  // Kernels that one replay launches; 0 where nothing is launched.
+  virtual int num_kernels() const = 0;
+};
+
 // Pointers in params are the backend's own memory. Ops run in the order of the calls; on a device they may be asynchronous until
-// synchronize().
+// synchronize(). Rows at a negative position are padding: no op touches a cache for them, and what it computes for them is unspecified but
+// finite.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -42,11 +55,23 @@ class Backend {
   // Zero-filled memory, at least 256-byte aligned; on the CPU pages are committed as they are touched. Throws Error when there is none.
   virtual void* allocate(size_t bytes) = 0;
   virtual void deallocate(void* memory, size_t bytes) = 0;
-  // Makes a weight usable by the ops for the life of the backend; host backends return `weight` itself, so its owner must outlive them.
-  virtual const void* import_weight(const void* weight, size_t bytes) = 0;
+
+  // Make weights usable by the ops for the life of the backend; host backends return the weight itself, so its owner must outlive them. The
+  // data is there after finish_imports(), up to which the host's must stay. Matrices may come back in a layout of the backend's own, so
+  // each is imported for the op that reads it:
+  virtual const void* import_weight(const void* weight, size_t bytes) = 0;        // vectors, tables and the router's gate, as they are
+  virtual Fp8Weight import_fp8(const Fp8Weight& weight) = 0;                      // linear_fp8, shared_expert
+  virtual Fp8Weight import_grouped(const Fp8Weight& weight, int num_groups) = 0;  // grouped_linear
+  virtual Bf16Weight import_bf16(const Bf16Weight& weight) = 0;                   // linear_bf16, linear_fp32
+  virtual ExpertMatrix import_expert(const ExpertMatrix& weight, ExpertFormat format, int rows, int cols) = 0;  // experts
+  virtual void finish_imports() = 0;
+
   virtual void copy_from_host(void* destination, const void* source, size_t bytes) = 0;
   virtual void copy_to_host(void* destination, const void* source, size_t bytes) = 0;
   virtual void synchronize() = 0;
+
+  // Runs `ops`, which may only call ops of this backend, and keeps them for replay. Their memory must stay.
+  virtual std::unique_ptr<Recording> record(const std::function<void()>& ops) = 0;
 
   virtual void embed(const EmbedParams& params) = 0;
   virtual void gather_rows(const GatherRowsParams& params) = 0;
@@ -72,6 +97,14 @@ class Backend {
   virtual void combine(const CombineParams& params) = 0;
   virtual void mtp_join(const MtpJoinParams& params) = 0;
   virtual void sample(const SampleParams& params) = 0;
+
+  // Groups of ops (ops/groups.h): one after the other here, fewer launches on a device.
+  virtual void boundary(const BoundaryParams& params);
+  virtual void linear_group(const LinearGroupParams& params);
+  virtual void norm_quantize(const NormQuantizeParams& params);
+  virtual void head_norm(const HeadNormParams& params);
+  virtual void compress_group(const CompressGroupParams& params);
+  virtual void moe(const MoeParams& params);
 };
 
 }  // namespace dsv4

@@ -11,7 +11,7 @@ namespace dsv4 {
 
 struct ExpertsParams {
   Fp8Activation x;         // [num_tokens, hidden_size], from quantize
-  const int32_t* experts;  // [num_tokens, num_selected], from router
+  const int32_t* experts;  // [num_tokens, num_selected], from router; −1 for padding rows, whose out is not written
   const float* weights;    // [num_tokens, num_selected]
   const ExpertMatrix* w1;  // [num_experts], each [intermediate_size, hidden_size]
   const ExpertMatrix* w2;  // [num_experts], each [hidden_size, intermediate_size]
@@ -24,6 +24,15 @@ struct ExpertsParams {
   int hidden_size;
   int intermediate_size;
   float swiglu_limit;
+  void* scratch = nullptr;  // experts_scratch_bytes() of these sizes, for backends that need it; the shared expert of a group shares it
 };
+
+// Upper bound of what a backend keeps between the two products: quantised h of every (token, expert) pair, the shared expert's among them,
+// and lists of the pairs by expert.
+constexpr int64_t experts_scratch_bytes(int64_t num_tokens, int64_t num_selected, int64_t num_experts, int64_t intermediate_size) {
+  const int64_t num_pairs = num_tokens * (num_selected + 1);
+  return num_pairs * (intermediate_size + (intermediate_size + kFp8Block - 1) / kFp8Block) + (4 * num_pairs + 8 * (num_experts + 2)) * 4 +
+         4096;
+}
 
 }  // namespace dsv4

@@ -16,6 +16,7 @@ struct SharedExpertParams {
   Bf16* out;        // [num_tokens, hidden_size]
   int num_tokens;
   float swiglu_limit;
+  void* scratch = nullptr;  // experts_scratch_bytes(num_tokens, 0, 1, intermediate_size), for backends that need it
 };
 
 }  // namespace dsv4

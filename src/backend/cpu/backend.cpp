@@ -15,6 +15,17 @@
 namespace dsv4 {
 namespace {
 
+// The ops themselves; replaying calls them again.
+class CpuRecording final : public Recording {
+ public:
+  explicit CpuRecording(std::function<void()> ops) : ops_(std::move(ops)) {}
+  void replay() override { ops_(); }
+  int num_kernels() const override { return 0; }
+
+ private:
+  std::function<void()> ops_;
+};
+
 class CpuBackend final : public Backend {
  public:
   const char* name() const override { return "cpu"; }
@@ -30,9 +41,18 @@ class CpuBackend final : public Backend {
     if (memory != nullptr) munmap(memory, bytes);
   }
   const void* import_weight(const void* weight, size_t) override { return weight; }
+  Fp8Weight import_fp8(const Fp8Weight& weight) override { return weight; }
+  Fp8Weight import_grouped(const Fp8Weight& weight, int) override { return weight; }
+  Bf16Weight import_bf16(const Bf16Weight& weight) override { return weight; }
+  ExpertMatrix import_expert(const ExpertMatrix& weight, ExpertFormat, int, int) override { return weight; }
+  void finish_imports() override {}
   void copy_from_host(void* destination, const void* source, size_t bytes) override { std::memcpy(destination, source, bytes); }
   void copy_to_host(void* destination, const void* source, size_t bytes) override { std::memcpy(destination, source, bytes); }
   void synchronize() override {}
+  std::unique_ptr<Recording> record(const std::function<void()>& ops) override {
+    ops();
+    return std::make_unique<CpuRecording>(ops);
+  }
 
   void embed(const EmbedParams& params) override { cpu::embed(params); }
   void gather_rows(const GatherRowsParams& params) override { cpu::gather_rows(params); }

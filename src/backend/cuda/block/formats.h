@@ -1,0 +1,63 @@
+// Number formats in registers: bf16 pairs, e4m3 and ue8m0 codes, exact conversions between them (spec 3).
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "backend/cuda/ptx/convert.h"
+#include "base/dtype.h"
+
+namespace dsv4::cuda {
+
+// 2^(code − 127), exact; code 0 is the subnormal 2^-127. Code 255 (NaN) is not a scale of a checked checkpoint.
+__device__ __forceinline__ float scale_to_float(uint32_t code) {
+  return __uint_as_float(code == 0 ? 0x00400000u : code << 23);
+}
+
+__device__ __forceinline__ float bf16_to_float(Bf16 value) {
+  return __uint_as_float(static_cast<uint32_t>(value.bits) << 16);
+}
+__device__ __forceinline__ float low_to_float(uint32_t pair) {
+  return __uint_as_float(pair << 16);
+}
+__device__ __forceinline__ float high_to_float(uint32_t pair) {
+  return __uint_as_float(pair & 0xffff0000u);
+}
+__device__ __forceinline__ Bf16 float_to_bf16(float value) {
+  Bf16 rounded;
+  rounded.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+  return rounded;
+}
+// Nearest bf16, as fp32.
+__device__ __forceinline__ float round_to_bf16(float value) {
+  return __bfloat162float(__float2bfloat16_rn(value));
+}
+
+__device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
+  const __nv_bfloat162 product = __hmul2_rn(reinterpret_cast<const __nv_bfloat162&>(a), reinterpret_cast<const __nv_bfloat162&>(b));
+  return reinterpret_cast<const uint32_t&>(product);
+}
+
+// Two bf16 of four e4m3 codes (bytes 0, 1 → out[0], bytes 2, 3 → out[1]), exact, subnormals included: the code's exponent and mantissa bits
+// are a bf16 that is 2^120 too small.
+__device__ __forceinline__ void e4m3x4_to_bf16(uint32_t codes, uint32_t (&out)[2]) {
+  const uint32_t low = __byte_perm(codes, 0, 0x1404);   // byte 0 → bits 8–15, byte 1 → bits 24–31
+  const uint32_t high = __byte_perm(codes, 0, 0x3424);  // bytes 2 and 3
+  constexpr uint32_t kTwoTo120 = 0x7b807b80;
+  out[0] = multiply_bf16x2((low & 0x80008000u) | ((low & 0x7f007f00u) >> 4), kTwoTo120);
+  out[1] = multiply_bf16x2((high & 0x80008000u) | ((high & 0x7f007f00u) >> 4), kTwoTo120);
+}
+
+// ue8m0 code of the FP8 quantisation scale of a block with maximum magnitude `amax` (spec 3.3): 2^⌈log2(max(amax, 1e-4)/448)⌉ by bits.
+__device__ __forceinline__ uint32_t fp8_scale_code(float amax) {
+  const uint32_t bits = __float_as_uint(__fmul_rn(fmaxf(amax, 1e-4f), 1.0f / 448.0f));
+  return (bits >> 23) + ((bits & 0x7fffffu) != 0 ? 1 : 0);
+}
+
+// 2^(127 − code): the exact inverse of a scale, for 1 ≤ code ≤ 253.
+__device__ __forceinline__ float inverse_scale(uint32_t code) {
+  return __uint_as_float((254 - code) << 23);
+}
+
+}  // namespace dsv4::cuda

@@ -1,0 +1,51 @@
+// Asynchronous copies from global to shared memory. PTX ISA, "Data Movement and Conversion Instructions: Asynchronous copy".
+#pragma once
+
+#include <cstdint>
+
+#include "backend/cuda/ptx/mbarrier.h"
+
+namespace dsv4::cuda::ptx {
+
+// Copies `bytes` contiguous bytes (a multiple of 16, both addresses 16-byte aligned) and counts them at `barrier`. Weights are read once:
+// they leave the L2 first.
+__device__ __forceinline__ void bulk_load_streaming(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .b64 policy;\n"
+      "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], policy;\n"
+      "}\n" ::"r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
+// The same with the default policy.
+__device__ __forceinline__ void bulk_load(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(shared)),
+               "l"(global), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
+
+// Copies 16 bytes, or writes 16 zeros where `valid` is false.
+__device__ __forceinline__ void async_load_16(uint32_t shared, const void* global, bool valid) {
+  const uint32_t source_bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(source_bytes) : "memory");
+}
+
+// Arrives at `barrier` (an arrival counted in its init) when the calling thread's async_load_16 so far are complete.
+__device__ __forceinline__ void async_load_arrive(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// Waits for the calling thread's async_load_16.
+__device__ __forceinline__ void async_load_wait() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// Orders ordinary shared-memory accesses before later ones of the async proxy (wgmma operands, bulk copies), and the other way round.
+__device__ __forceinline__ void fence_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+}  // namespace dsv4::cuda::ptx

@@ -1,0 +1,21 @@
+// Register budgets of warpgroups. PTX ISA, "Miscellaneous Instructions: setmaxnreg".
+#pragma once
+
+namespace dsv4::cuda::ptx {
+
+template <int kRegisters>
+__device__ __forceinline__ void increase_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+template <int kRegisters>
+__device__ __forceinline__ void decrease_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// Barrier `id` (1 to 15) of `num_threads` threads of the CTA.
+__device__ __forceinline__ void named_barrier_sync(int id, int num_threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+
+}  // namespace dsv4::cuda::ptx

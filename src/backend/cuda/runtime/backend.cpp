@@ -1,0 +1,161 @@
+#include "backend/cuda/runtime/backend.h"
+
+#include <cuda_runtime_api.h>
+
+#include "backend/cuda/ops.h"
+#include "backend/cuda/runtime/device.h"
+#include "backend/cuda/runtime/launch.h"
+#include "base/error.h"
+
+namespace dsv4 {
+namespace {
+
+using cuda::check;
+
+// A CUDA graph.
+class GraphRecording final : public Recording {
+ public:
+  GraphRecording(cudaGraph_t graph, cudaStream_t stream) : stream_(stream) {
+    size_t num_nodes = 0;
+    check(cudaGraphGetNodes(graph, nullptr, &num_nodes), "cudaGraphGetNodes");
+    std::vector<cudaGraphNode_t> nodes(num_nodes);
+    check(cudaGraphGetNodes(graph, nodes.data(), &num_nodes), "cudaGraphGetNodes");
+    for (cudaGraphNode_t node : nodes) {
+      cudaGraphNodeType type;
+      check(cudaGraphNodeGetType(node, &type), "cudaGraphNodeGetType");
+      if (type == cudaGraphNodeTypeKernel) ++num_kernels_;
+    }
+    check(cudaGraphInstantiate(&executable_, graph, 0), "cudaGraphInstantiate");
+  }
+  ~GraphRecording() override { cudaGraphExecDestroy(executable_); }
+  GraphRecording(const GraphRecording&) = delete;
+  GraphRecording& operator=(const GraphRecording&) = delete;
+
+  void replay() override { check(cudaGraphLaunch(executable_, stream_), "cudaGraphLaunch"); }
+  int num_kernels() const override { return num_kernels_; }
+
+ private:
+  cudaStream_t stream_;
+  cudaGraphExec_t executable_ = nullptr;
+  int num_kernels_ = 0;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int device_idx) {
+    const std::vector<CudaDevice> devices = cuda_devices();
+    require(!devices.empty(), "device cuda:{}: no CUDA driver or no device on this machine", device_idx);
+    require(device_idx >= 0 && device_idx < static_cast<int>(devices.size()), "device cuda:{}: this machine has cuda:0 to cuda:{}",
+            device_idx, devices.size() - 1);
+    const CudaDevice& device = devices[static_cast<size_t>(device_idx)];
+    require(device.compute_capability == 90, "device cuda:{} ({}): compute capability {}, these kernels are for 90 (Hopper)", device_idx,
+            device.name, device.compute_capability);
+    check(cudaSetDevice(device_idx), "cudaSetDevice");
+    check(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking), "cudaStreamCreate");
+    context_.num_sms = device.num_multiprocessors;
+  }
+  ~CudaBackend() override {
+    cudaStreamSynchronize(context_.stream);
+    cudaStreamDestroy(context_.stream);
+  }
+  CudaBackend(const CudaBackend&) = delete;
+  CudaBackend& operator=(const CudaBackend&) = delete;
+
+  const char* name() const override { return "cuda"; }
+
+  void* allocate(size_t bytes) override {
+    if (bytes == 0) return nullptr;
+    void* memory = nullptr;
+    const cudaError_t status = cudaMalloc(&memory, bytes);
+    if (status != cudaSuccess) {
+      cudaGetLastError();
+      fail("cannot allocate {} bytes on the GPU: {}", bytes, cudaGetErrorString(status));
+    }
+    check(cudaMemsetAsync(memory, 0, bytes, context_.stream), "cudaMemsetAsync");
+    return memory;
+  }
+  void deallocate(void* memory, size_t) override {
+    cudaStreamSynchronize(context_.stream);
+    cudaFree(memory);
+  }
+
+  const void* import_weight(const void* weight, size_t bytes) override {
+    void* memory = allocate(bytes);
+    copy_from_host(memory, weight, bytes);
+    return memory;
+  }
+  Fp8Weight import_fp8(const Fp8Weight& weight) override { return weight; }
+  Fp8Weight import_grouped(const Fp8Weight& weight, int) override { return weight; }
+  Bf16Weight import_bf16(const Bf16Weight& weight) override { return weight; }
+  ExpertMatrix import_expert(const ExpertMatrix& weight, ExpertFormat, int, int) override { return weight; }
+  void finish_imports() override {}
+
+  void copy_from_host(void* destination, const void* source, size_t bytes) override {
+    check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyHostToDevice, context_.stream), "cudaMemcpyAsync");
+  }
+  void copy_to_host(void* destination, const void* source, size_t bytes) override {
+    check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToHost, context_.stream), "cudaMemcpyAsync");
+    synchronize();
+  }
+  void synchronize() override { check(cudaStreamSynchronize(context_.stream), "cudaStreamSynchronize"); }
+
+  std::unique_ptr<Recording> record(const std::function<void()>& ops) override {
+    check(cudaStreamBeginCapture(context_.stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    cudaGraph_t graph = nullptr;
+    try {
+      ops();
+    } catch (...) {
+      cudaStreamEndCapture(context_.stream, &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      throw;
+    }
+    check(cudaStreamEndCapture(context_.stream, &graph), "cudaStreamEndCapture");
+    auto recording = std::make_unique<GraphRecording>(graph, context_.stream);
+    check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    recording->replay();
+    return recording;
+  }
+
+  void embed(const EmbedParams& params) override { cuda::embed(context_, params); }
+  void gather_rows(const GatherRowsParams& params) override { cuda::gather_rows(context_, params); }
+  void rms_norm(const RmsNormParams& params) override { cuda::rms_norm(context_, params); }
+  void quantize(const QuantizeParams& params) override { cuda::quantize(context_, params); }
+  void linear_fp8(const LinearFp8Params& params) override { cuda::linear_fp8(context_, params); }
+  void linear_bf16(const LinearBf16Params& params) override { cuda::linear_bf16(context_, params); }
+  void linear_fp32(const LinearFp32Params& params) override { cuda::linear_fp32(context_, params); }
+  void grouped_linear(const GroupedLinearParams& params) override { cuda::grouped_linear(context_, params); }
+  void mhc_pre(const MhcPreParams& params) override { cuda::mhc_pre(context_, params); }
+  void mhc_post(const MhcPostParams& params) override { cuda::mhc_post(context_, params); }
+  void mhc_head(const MhcHeadParams& params) override { cuda::mhc_head(context_, params); }
+  void query_norm(const QueryNormParams& params) override { cuda::query_norm(context_, params); }
+  void kv_store(const KvStoreParams& params) override { cuda::kv_store(context_, params); }
+  void compress(const CompressParams& params) override { cuda::compress(context_, params); }
+  void indexer_query(const IndexerQueryParams& params) override { cuda::indexer_query(context_, params); }
+  void index_scores(const IndexScoresParams& params) override { cuda::index_scores(context_, params); }
+  void topk(const TopkParams& params) override { cuda::topk(context_, params); }
+  void attention(const AttentionParams& params) override { cuda::attention(context_, params); }
+  void router(const RouterParams& params) override { cuda::router(context_, params); }
+  void experts(const ExpertsParams& params) override { cuda::experts(context_, params); }
+  void shared_expert(const SharedExpertParams& params) override { cuda::shared_expert(context_, params); }
+  void combine(const CombineParams& params) override { cuda::combine(context_, params); }
+  void mtp_join(const MtpJoinParams& params) override { cuda::mtp_join(context_, params); }
+  void sample(const SampleParams& params) override { cuda::sample(context_, params); }
+
+  void boundary(const BoundaryParams& params) override { cuda::boundary(context_, params); }
+  void linear_group(const LinearGroupParams& params) override { cuda::linear_group(context_, params); }
+  void norm_quantize(const NormQuantizeParams& params) override { cuda::norm_quantize(context_, params); }
+  void head_norm(const HeadNormParams& params) override { cuda::head_norm(context_, params); }
+  void compress_group(const CompressGroupParams& params) override { cuda::compress_group(context_, params); }
+  void moe(const MoeParams& params) override { cuda::moe(context_, params); }
+
+ private:
+  cuda::Context context_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_backend(int device_idx) {
+  return std::make_unique<CudaBackend>(device_idx);
+}
+
+}  // namespace dsv4
