@@ -53,6 +53,12 @@ TEST(Combine, OrderIsVisible) {
   EXPECT_EQ(to_float(run(routed, {7, 5, 9}, shared, 1, 3, 1)[0]), 0.0f);
 }
 
+TEST(Combine, SkipsMissingExperts) {
+  const std::vector<Bf16> routed = {Bf16{0x7fc0}, to_bf16(2.0f), Bf16{0x7fc0}, Bf16{0x7fc0}};
+  EXPECT_EQ(to_float(run(routed, {-1, 0}, {to_bf16(1.0f)}, 1, 2, 1)[0]), 3.0f);
+  EXPECT_EQ(to_float(run(routed, {-1, -1}, {to_bf16(1.0f)}, 1, 2, 1)[0]), 1.0f);
+}
+
 TEST(Combine, OneRoundingOnly) {
   // 1 + 2^-8 is a tie of bf16; 2^-8 more from the shared expert makes it exact.
   const std::vector<Bf16> routed = {to_bf16(1.0f), to_bf16(0x1p-8f)};
