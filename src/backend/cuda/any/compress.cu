@@ -98,7 +98,8 @@ __device__ __forceinline__ void gather_slots(const CompressParams& params, const
   const int group = threadIdx.x / num_quads;
   const int channel = static_cast<int>(threadIdx.x) % num_quads * kQuad;
   const int width = params.width();
-  const float* state = state_of(params, sequence.slot);
+  const float* state_a = state_of(params, sequence.slot);
+  const float* state_b = state_a + static_cast<int64_t>(params.state_tokens) * width;
   // Ratio 4: the previous block speaks through the first half of the channels, the block itself through the second.
   const int lead = params.ratio == 4 ? 4 : 0;
   const int num_slots = params.ratio + lead;
@@ -115,16 +116,11 @@ __device__ __forceinline__ void gather_slots(const CompressParams& params, const
       b[i] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
       if (slot >= num_slots || position < 0) continue;
       const int column = channel + (lead > 0 && slot >= lead ? params.dim : 0);
-      if (position < sequence.first_position) {
-        const float* row = state + static_cast<int64_t>(position % params.state_tokens) * width + column;
-        a[i] = load_quad(row);
-        b[i] = load_quad(row + static_cast<int64_t>(params.state_tokens) * width);
-      } else {
-        const int64_t offset = static_cast<int64_t>(sequence.row(position)) * width + column;
-        a[i] = load_quad(params.kv + offset);
-        b[i] = load_quad(params.gate + offset);
-        ape[i] = load_quad(params.ape + (position % params.ratio) * width + column);
-      }
+      const bool in_step = position >= sequence.first_position;
+      const int64_t offset = static_cast<int64_t>(in_step ? sequence.row(position) : position % params.state_tokens) * width + column;
+      a[i] = load_quad((in_step ? params.kv : state_a) + offset);
+      b[i] = load_quad((in_step ? params.gate : state_b) + offset);
+      if (in_step) ape[i] = load_quad(params.ape + (position % params.ratio) * width + column);
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) b[i] = add_quads(b[i], ape[i]);
@@ -216,7 +212,7 @@ __device__ __forceinline__ void write_state(const CompressParams& params, const 
 }
 
 template <int kThreads, int kBatch>
-__global__ void __launch_bounds__(kThreads) compress_kernel(const __grid_constant__ Compressors compressors) {
+__global__ void __launch_bounds__(kThreads, 512 / kThreads) compress_kernel(const __grid_constant__ Compressors compressors) {
   __shared__ EntryShared<kThreads> shared;
   ptx::grid_dependency_wait();
   ptx::grid_launch_dependents();
@@ -241,16 +237,19 @@ __global__ void __launch_bounds__(kThreads) compress_kernel(const __grid_constan
   const int state_begin = max(sequence.first_position, sequence.end_position - params.state_tokens);  // first token to keep
   const auto is_reserved = [&](int token) { return (token - reserved_begin) % params.state_tokens < num_reserved; };
 
-  if ((position + 1) % params.ratio == 0 && first_gathered(params, position / params.ratio) >= sequence.first_position) {
-    form_entry<kThreads, kBatch>(compressor, sequence, position / params.ratio, shared);
-  }
-  if (row != sequence.row_begin) {
+  // The entries of this CTA: of the first row those that gather reserved tokens, of another the block that it completes, if all its tokens
+  // are rows of this step.
+  const bool is_first = row == sequence.row_begin;
+  const auto is_ours = [&](int block) {
+    const bool complete = (block + 1) * params.ratio <= (is_first ? sequence.end_position : position + 1);
+    return complete && (first_gathered(params, block) < sequence.first_position) == is_first;
+  };
+  int block = is_first ? first_block : position / params.ratio;
+  for (; is_ours(block); ++block) form_entry<kThreads, kBatch>(compressor, sequence, block, shared);
+
+  if (!is_first) {
     if (position >= state_begin && !is_reserved(position)) write_state<kThreads>(params, sequence, position);
     return;
-  }
-  for (int block = first_block;
-       (block + 1) * params.ratio <= sequence.end_position && first_gathered(params, block) < sequence.first_position; ++block) {
-    form_entry<kThreads, kBatch>(compressor, sequence, block, shared);
   }
   __syncthreads();  // every thread has read the state
   for (int token = state_begin; token < sequence.end_position; ++token) {
