@@ -202,7 +202,7 @@ __device__ __forceinline__ void decode_fp4_tile(const uint8_t* tile, const uint6
   const uint4* words = reinterpret_cast<const uint4*>(tile) + warp * 64 + lane;
   const uint4 first = words[0], second = words[32];
   const uint32_t packed[4][2] = {{first.x, first.y}, {first.z, first.w}, {second.x, second.y}, {second.z, second.w}};
-  const uint32_t* scales = reinterpret_cast<const uint32_t*>(tile + kFp4TileValueBytes) + 16 * warp + lane / 4;
+  const uint32_t* scales = reinterpret_cast<const uint32_t*>(tile + kFp4TileCodeBytes) + 16 * warp + lane / 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const uint32_t codes = scales[8 * half];
