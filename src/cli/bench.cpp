@@ -182,7 +182,7 @@ Command add_bench(CLI::App& app, const Environment& environment) {
   CLI::App* command = app.add_subcommand("bench", "Measure prefill and decode speed with random tokens");
   const auto options = std::make_shared<BenchOptions>();
   options->model.add_model(*command);
-  options->model.add_threads(*command);
+  options->model.add_backend(*command);
   command->add_option("--batch", options->batches, "Sequences computed together, a list (default: 1)")
       ->type_name("N,N,…")
       ->delimiter(',')

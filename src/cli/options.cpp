@@ -42,6 +42,13 @@ fs::path model_beside_executable() {
   return (executable.parent_path() / ".." / ".." / ".." / "models" / "tiny").lexically_normal();
 }
 
+CLI::Validator device_name() {
+  const auto check = [](const std::string& text) {
+    return parse_device(text).has_value() ? std::string() : fmt::format("\"{}\", expected cpu, cuda or cuda:N", text);
+  };
+  return CLI::Validator(check, "");
+}
+
 fs::path model_in_source_tree() {
   return fs::path(DSV4_SOURCE_DIR) / "models" / "tiny";
 }
@@ -91,7 +98,11 @@ void ModelArguments::add_model(CLI::App& command) {
       ->check(not_empty());
 }
 
-void ModelArguments::add_threads(CLI::App& command) {
+void ModelArguments::add_backend(CLI::App& command) {
+  command.add_option("--device", device, "What computes: cpu, cuda or cuda:N")
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->check(device_name());
   command.add_option("--threads", num_threads, "Threads of the CPU backend (default: DSV4_THREADS, else one per core)")
       ->type_name("N")
       ->transform(whole_number(1, kMaxThreads));
@@ -105,7 +116,7 @@ void ModelArguments::add_context(CLI::App& command) {
 
 void ModelArguments::add_all(CLI::App& command) {
   add_model(command);
-  add_threads(command);
+  add_backend(command);
   add_context(command);
 }
 
@@ -135,7 +146,7 @@ int ModelArguments::threads(const Environment& environment) const {
 }
 
 std::unique_ptr<Backend> ModelArguments::make_backend(const Environment& environment) const {
-  return dsv4::make_backend(threads(environment));
+  return dsv4::make_backend(device, threads(environment));
 }
 
 EngineOptions ModelArguments::engine_options(const Environment& environment) const {
@@ -144,6 +155,7 @@ EngineOptions ModelArguments::engine_options(const Environment& environment) con
   options.max_sequences = 1;
   options.max_context = context;
   options.num_threads = threads(environment);
+  options.device = device;
   return options;
 }
 

@@ -42,14 +42,15 @@ Tokenizer load_tokenizer(const std::filesystem::path& model_dir);
 // Throws Error where the tokenizer knows ids that the model has not.
 void require_vocabulary(const Tokenizer& tokenizer, const ModelConfig& config);
 
-// --model, --threads and --context.
+// --model, --device, --threads and --context.
 struct ModelArguments {
-  std::string model;    // empty: the bundled model
-  int num_threads = 0;  // 0: DSV4_THREADS, else every core
-  int context = 0;      // 0: what the model has
+  std::string model;           // empty: the bundled model
+  std::string device = "cpu";  // as EngineOptions names it
+  int num_threads = 0;         // 0: DSV4_THREADS, else every core
+  int context = 0;             // 0: what the model has
 
   void add_model(CLI::App& command);
-  void add_threads(CLI::App& command);
+  void add_backend(CLI::App& command);  // --device and --threads
   void add_context(CLI::App& command);
   void add_all(CLI::App& command);
 
@@ -59,7 +60,7 @@ struct ModelArguments {
   bool is_bundled() const;
   // Threads of the CPU ops, as EngineOptions counts them.
   int threads(const Environment& environment) const;
-  // The CPU backend with that many threads.
+  // The backend of the device, with that many threads.
   std::unique_ptr<Backend> make_backend(const Environment& environment) const;
   // For an engine with one open sequence.
   EngineOptions engine_options(const Environment& environment) const;

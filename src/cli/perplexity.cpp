@@ -86,7 +86,7 @@ Command add_perplexity(CLI::App& app, const Environment& environment) {
   CLI::App* command = app.add_subcommand("perplexity", "Measure how well the model predicts a text");
   const auto arguments = std::make_shared<PerplexityArguments>();
   arguments->model.add_model(*command);
-  arguments->model.add_threads(*command);
+  arguments->model.add_backend(*command);
   command->add_option("file", arguments->file, "UTF-8 text, - for standard input (default: heldout.txt of the bundled model)")
       ->type_name("FILE")
       ->check(not_empty());

@@ -31,7 +31,7 @@ Command add_verify(CLI::App& app, const Environment& environment) {
   CLI::App* command = app.add_subcommand("verify", "Compare the model's layers and logits with a golden file; exit status 0 if they agree");
   const auto arguments = std::make_shared<VerifyArguments>();
   arguments->model.add_model(*command);
-  arguments->model.add_threads(*command);
+  arguments->model.add_backend(*command);
   command->add_option("--golden", arguments->golden_file, "Golden activations and logits; variation.json beside it sets the limits")
       ->type_name("FILE")
       ->check(not_empty())

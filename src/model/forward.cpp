@@ -1,6 +1,7 @@
 #include "model/forward.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 
@@ -32,11 +33,11 @@ int max_pages(const ModelConfig& config) {
 
 }  // namespace
 
-Model::Model(const Checkpoint& checkpoint, Backend& backend, const ModelOptions& options)
-    : config_(checkpoint.config()),
+Model::Model(const ModelConfig& config, ModelWeights weights, Backend& backend, const ModelOptions& options)
+    : config_(config),
       options_(options),
       backend_(backend),
-      weights_(load_weights(checkpoint, backend)),
+      weights_(std::move(weights)),
       workspace_(config_, options.max_step_tokens, has_mtp(), backend),
       device_step_(backend, options.max_step_tokens, options.max_step_seqs, max_pages(config_)),
       freqs_(make_freqs(config_, backend)),

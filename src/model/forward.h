@@ -5,7 +5,6 @@
 #include <span>
 #include <vector>
 
-#include "model/checkpoint.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
 #include "model/layer.h"
@@ -23,8 +22,8 @@ struct ModelOptions {
 
 class Model {
  public:
-  // `checkpoint` and `backend` must outlive the model.
-  Model(const Checkpoint& checkpoint, Backend& backend, const ModelOptions& options);
+  // `config` is copied. `backend`, and the checkpoint that `weights` were loaded from, must outlive the model.
+  Model(const ModelConfig& config, ModelWeights weights, Backend& backend, const ModelOptions& options);
   ~Model();
 
   const ModelConfig& config() const { return config_; }
@@ -59,7 +58,7 @@ class Model {
   float* head_logits(const HeadWeights& head, const Bf16* streams, std::span<const int32_t> rows);
   void check_step(const StepInput& step) const;
 
-  const ModelConfig& config_;
+  ModelConfig config_;
   ModelOptions options_;
   Backend& backend_;
   ModelWeights weights_;

@@ -1,6 +1,8 @@
 // The model's weights as the ops take them: views of the checkpoint's bytes in the backend's memory, never requantised.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -90,11 +92,14 @@ struct ModelWeights {
   std::vector<LayerWeights> layers;
   HeadWeights head;
   std::unique_ptr<MtpWeights> mtp;  // null where the checkpoint has none
-  std::vector<Buffer> tables;       // owns the expert tables that MoeWeights point to
+  std::vector<Buffer> tables;       // owns the expert tables that MoeWeights point to, and what no import holds
 };
 
+// Told how much of the checkpoint is in the backend; `bytes_total` is Checkpoint::tensor_bytes().
+using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
+
 // Brings every tensor of an opened (and so checked) checkpoint into the backend. The checkpoint must outlive the result: a backend that
-// computes in host memory uses its mapping in place.
-ModelWeights load_weights(const Checkpoint& checkpoint, Backend& backend);
+// computes in host memory uses its mapping in place, and never calls `progress`.
+ModelWeights load_weights(const Checkpoint& checkpoint, Backend& backend, const LoadProgress& progress = {});
 
 }  // namespace dsv4

@@ -64,7 +64,21 @@ class Backend {
   virtual Fp8Weight import_grouped(const Fp8Weight& weight, int num_groups) = 0;  // grouped_linear
   virtual Bf16Weight import_bf16(const Bf16Weight& weight) = 0;                   // linear_bf16, linear_fp32
   virtual ExpertMatrix import_expert(const ExpertMatrix& weight, ExpertFormat format, int rows, int cols) = 0;  // experts
+  // Waits until every import is there. Throws Error for what went wrong in one of them.
   virtual void finish_imports() = 0;
+  // Gives up imports that are not there yet; afterwards nothing reads host weights any more. Does not throw.
+  virtual void cancel_imports() = 0;
+  // `progress` is called from within imports and finish_imports() with the bytes that have arrived since it was set. Backends that use
+  // weights in place never call it.
+  virtual void set_import_progress(std::function<void(int64_t bytes_done)> progress) = 0;
+
+  // Random weights (ops/random_weights.h) made where they lie, in the layout of the import of the same name, for the life of the backend.
+  // Standard deviation: `deviation` for a table, about 1/√cols for the others.
+  virtual const Bf16* random_table(int rows, int cols, double deviation, uint64_t seed) = 0;
+  virtual Fp8Weight random_fp8(int rows, int cols, uint64_t seed) = 0;
+  virtual Fp8Weight random_grouped(int rows, int cols, int num_groups, uint64_t seed) = 0;
+  virtual Bf16Weight random_bf16(int rows, int cols, uint64_t seed) = 0;
+  virtual ExpertMatrix random_expert(ExpertFormat format, int rows, int cols, uint64_t seed) = 0;
 
   virtual void copy_from_host(void* destination, const void* source, size_t bytes) = 0;
   virtual void copy_to_host(void* destination, const void* source, size_t bytes) = 0;

@@ -1,11 +1,14 @@
 #include "runtime/device.h"
 
 #include <algorithm>
+#include <charconv>
 #include <thread>
 
 #include "backend/cpu/backend.h"
 #include "base/error.h"
+#include "base/printable.h"
 #ifdef DSV4_WITH_CUDA
+#include "backend/cuda/runtime/backend.h"
 #include "backend/cuda/runtime/device.h"
 #endif
 
@@ -18,10 +21,30 @@ int num_cores() {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_backend(int num_threads) {
+std::optional<int> parse_device(std::string_view device) {
+  constexpr std::string_view kCuda = "cuda";
+  if (device == "cpu") return -1;
+  if (device == kCuda) return 0;
+  if (!device.starts_with("cuda:")) return std::nullopt;
+  const char* const begin = device.data() + kCuda.size() + 1;
+  const char* const end = device.data() + device.size();
+  int device_idx = -1;
+  const auto [stop, code] = std::from_chars(begin, end, device_idx);
+  if (code != std::errc() || stop != end || device_idx < 0) return std::nullopt;
+  return device_idx;
+}
+
+std::unique_ptr<Backend> make_backend(std::string_view device, int num_threads) {
   require(num_threads >= 0 && num_threads <= 4096, "threads: {}, expected 0 (every core) to 4096", num_threads);
+  const std::optional<int> device_idx = parse_device(device);
+  require(device_idx.has_value(), "device \"{}\", expected cpu, cuda or cuda:N", printable(device));
   set_cpu_threads(num_threads > 0 ? num_threads : num_cores());
-  return make_cpu_backend();
+  if (*device_idx < 0) return make_cpu_backend();
+#ifdef DSV4_WITH_CUDA
+  return make_cuda_backend(*device_idx);
+#else
+  fail("device {}: this program was built without CUDA (preset cuda builds it where nvcc is found)", device);
+#endif
 }
 
 std::vector<std::string> describe_devices() {

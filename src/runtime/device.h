@@ -2,15 +2,21 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ops/backend.h"
 
 namespace dsv4 {
 
-// The CPU backend with `num_threads` threads, 0: one per core. Throws Error unless 0 ≤ num_threads ≤ 4096.
-std::unique_ptr<Backend> make_backend(int num_threads);
+// The CUDA device of "cuda" (0) or "cuda:N", −1 for "cpu", nothing for any other text.
+std::optional<int> parse_device(std::string_view device);
+
+// The backend of `device`: "cpu", "cuda" or "cuda:N". `num_threads`: threads of the CPU ops, 0: one per core. Throws Error unless 0 ≤
+// num_threads ≤ 4096, for any other name, and where the build, the driver or the device is missing, saying which.
+std::unique_ptr<Backend> make_backend(std::string_view device, int num_threads);
 
 // One line per device of this machine: "cpu: 2 cores", "cuda:0: NVIDIA H200, 139.8 GiB, 132 multiprocessors, sm_90". Devices that a build
 // without CUDA cannot see are not listed.

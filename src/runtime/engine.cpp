@@ -3,11 +3,14 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "model/dummy_weights.h"
 #include "runtime/device.h"
 #include "runtime/scheduler.h"
 
 namespace dsv4 {
 namespace {
+
+constexpr uint64_t kDummySeed = 1;
 
 const EngineOptions& checked(const EngineOptions& options) {
   require(options.max_sequences >= 1 && options.max_sequences <= 4096, "sequences: {}, expected 1 to 4096", options.max_sequences);
@@ -26,6 +29,15 @@ KvCacheOptions cache_options(const EngineOptions& options, int max_context) {
   return {options.max_sequences, options.max_sequences * pages_per_sequence, options.step_tokens};
 }
 
+std::optional<Checkpoint> open_checkpoint(const EngineOptions& options) {
+  if (options.dummy) return std::nullopt;
+  return Checkpoint::open(options.model_dir);
+}
+
+ModelWeights make_weights(const EngineOptions& options, const std::optional<Checkpoint>& checkpoint, Backend& backend) {
+  return checkpoint ? load_weights(*checkpoint, backend, options.progress) : dummy_weights(*options.dummy, backend, kDummySeed);
+}
+
 size_t logits_bytes(const EngineOptions& options, const ModelConfig& config) {
   return static_cast<size_t>(options.max_sequences) * static_cast<size_t>(config.vocab_size) * sizeof(float);
 }
@@ -34,10 +46,11 @@ size_t logits_bytes(const EngineOptions& options, const ModelConfig& config) {
 
 Engine::Engine(const EngineOptions& options)
     : options_(checked(options)),
-      backend_(make_backend(options_.num_threads)),
-      checkpoint_(Checkpoint::open(options_.model_dir)),
+      backend_(make_backend(options_.device, options_.num_threads)),
+      checkpoint_(open_checkpoint(options_)),
       max_context_(context_limit(options_, config())),
-      model_(checkpoint_, *backend_, {options_.step_tokens, options_.max_sequences, options_.max_sequences}),
+      model_(config(), make_weights(options_, checkpoint_, *backend_), *backend_,
+             {options_.step_tokens, options_.max_sequences, options_.max_sequences}),
       cache_(config(), cache_options(options_, max_context_), false, *backend_),
       pages_(cache_.options().num_pages),
       sequences_(static_cast<size_t>(options_.max_sequences)),

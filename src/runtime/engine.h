@@ -14,9 +14,12 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "model/checkpoint.h"
 #include "model/forward.h"
 #include "runtime/pages.h"
 #include "runtime/sampler.h"
@@ -25,20 +28,24 @@ namespace dsv4 {
 
 struct EngineOptions {
   std::filesystem::path model_dir;
-  int max_sequences = 4;  // open at once
-  int max_context = 0;    // tokens of one sequence, prompt and completion; 0: max_position_embeddings
-  int step_tokens = 512;  // most tokens of one step: prompts are computed in chunks of this size
-  int num_threads = 0;    // of the CPU backend; 0: every core
+  int max_sequences = 4;             // open at once
+  int max_context = 0;               // tokens of one sequence, prompt and completion; 0: max_position_embeddings
+  int step_tokens = 512;             // most tokens of one step: prompts are computed in chunks of this size
+  int num_threads = 0;               // of the CPU backend; 0: every core
+  std::string device = "cpu";        // "cpu", "cuda" or "cuda:N"
+  std::optional<ModelConfig> dummy;  // a model of random weights (model/dummy_weights.h) without a checkpoint; model_dir is not used
+  LoadProgress progress;             // of the weights; never called where they are used in place
 };
 
 // Not thread-safe: one thread at a time. Results of a sequence do not depend on what else is open, nor on step_tokens (bit-equal).
 class Engine {
  public:
-  // Opens the checkpoint, checks it and allocates the caches. Throws Error.
+  // Opens the checkpoint, checks it, brings it to the device and allocates the caches. Throws Error.
   explicit Engine(const EngineOptions& options);
 
-  const ModelConfig& config() const { return checkpoint_.config(); }
-  const Checkpoint& checkpoint() const { return checkpoint_; }
+  const ModelConfig& config() const { return checkpoint_ ? checkpoint_->config() : *options_.dummy; }
+  // nullptr: random weights.
+  const Checkpoint* checkpoint() const { return checkpoint_ ? &*checkpoint_ : nullptr; }
   const EngineOptions& options() const { return options_; }
   // Tokens a sequence can hold.
   int max_context() const { return max_context_; }
@@ -91,7 +98,7 @@ class Engine {
 
   EngineOptions options_;
   std::unique_ptr<Backend> backend_;
-  Checkpoint checkpoint_;
+  std::optional<Checkpoint> checkpoint_;
   int max_context_;
   Model model_;
   KvCache cache_;

@@ -42,7 +42,7 @@ class Predictor {
         backend_(backend),
         step_tokens_(std::min(step_tokens, window + 1)),
         with_mtp_(with_mtp),
-        model_(checkpoint, backend, {step_tokens_, 1, kLogitsRows}),
+        model_(config_, load_weights(checkpoint, backend), backend, {step_tokens_, 1, kLogitsRows}),
         pages_(static_cast<size_t>((window + kPagePositions) / kPagePositions)),
         cache_(config_, {1, static_cast<int>(pages_.size()), step_tokens_}, with_mtp, backend),
         row_logits_(static_cast<size_t>(kLogitsRows) * static_cast<size_t>(config_.vocab_size)) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "model/checkpoint.h"
 #include "model/forward.h"
 
 namespace dsv4 {

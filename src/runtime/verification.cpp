@@ -152,7 +152,7 @@ class Verification {
         golden_(Golden::load(options.golden_file, config(), checkpoint_.num_experts())),
         variation_(Variation::load(options.golden_file.parent_path() / "variation.json")),
         num_positions_(longest_sequence()),
-        model_(checkpoint_, backend, {num_positions_, 1, kLogitsRows}),
+        model_(config(), load_weights(checkpoint_, backend), backend, {num_positions_, 1, kLogitsRows}),
         pages_(static_cast<size_t>((num_positions_ + kPagePositions - 1) / kPagePositions)) {
     std::iota(pages_.begin(), pages_.end(), 0);
   }

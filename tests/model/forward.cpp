@@ -19,7 +19,7 @@ class ForwardTest : public ::testing::Test {
   ForwardTest()
       : backend_(make_cpu_backend()),
         checkpoint_(Checkpoint::open(DSV4_SOURCE_DIR "/tests/data/mini")),
-        model_(checkpoint_, *backend_, {kMaxTokens, 1, 4}),
+        model_(checkpoint_.config(), load_weights(checkpoint_, *backend_), *backend_, {kMaxTokens, 1, 4}),
         tokens_(kMaxTokens) {
     for (size_t i = 0; i < tokens_.size(); ++i) tokens_[i] = static_cast<int32_t>((i * 37 + i * i) % 256);
   }

@@ -3,15 +3,33 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "support/error_of.h"
 
 namespace dsv4 {
 namespace {
 
+using test::error_of;
+
 TEST(Device, TheCpuIsAlwaysThere) {
-  EXPECT_STREQ(make_backend(0)->name(), "cpu");
-  EXPECT_STREQ(make_backend(3)->name(), "cpu");
-  EXPECT_THROW(make_backend(-1), Error);
-  EXPECT_THROW(make_backend(4097), Error);
+  EXPECT_STREQ(make_backend("cpu", 0)->name(), "cpu");
+  EXPECT_STREQ(make_backend("cpu", 3)->name(), "cpu");
+  EXPECT_THROW(make_backend("cpu", -1), Error);
+  EXPECT_THROW(make_backend("cpu", 4097), Error);
+}
+
+TEST(Device, NamesAreRead) {
+  EXPECT_EQ(parse_device("cpu"), -1);
+  EXPECT_EQ(parse_device("cuda"), 0);
+  EXPECT_EQ(parse_device("cuda:0"), 0);
+  EXPECT_EQ(parse_device("cuda:12"), 12);
+  for (const char* bad : {"", "gpu", "CPU", "cpu:0", "cuda:", "cuda:-1", "cuda:1x", "cuda: 1", "cuda:99999999999"})
+    EXPECT_EQ(parse_device(bad), std::nullopt) << bad;
+}
+
+TEST(Device, WhatIsMissingIsNamed) {
+  EXPECT_EQ(error_of([] { make_backend("tpu", 0); }), "device \"tpu\", expected cpu, cuda or cuda:N");
+  if (describe_devices().size() > 1) GTEST_SKIP() << "this machine has a CUDA device";
+  EXPECT_EQ(error_of([] { make_backend("cuda:1", 0); }).rfind("device cuda:1: ", 0), 0u);
 }
 
 TEST(Device, TheCpuComesFirstInTheList) {

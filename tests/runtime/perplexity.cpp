@@ -84,7 +84,7 @@ TEST(Perplexity, CountsTheMtpBlocksPredictions) {
   const std::vector<int32_t> tokens = random_tokens(40);
   const std::unique_ptr<Backend> backend = make_cpu_backend();
   const Checkpoint checkpoint = Checkpoint::open(kMini);
-  Model model(checkpoint, *backend, {64, 1, 64});
+  Model model(checkpoint.config(), load_weights(checkpoint, *backend), *backend, {64, 1, 64});
   KvCache cache(checkpoint.config(), {1, 1, 64}, true, *backend);
   const std::vector<int32_t> pages = {0};
   std::vector<int32_t> inputs = {checkpoint.config().bos_token_id};

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 
 #ifdef _OPENMP
@@ -10,7 +11,9 @@
 #endif
 
 #include "backend/cpu/ops.h"
+#include "backend/cpu/random.h"
 #include "base/error.h"
+#include "ops/buffer.h"
 
 namespace dsv4 {
 namespace {
@@ -46,6 +49,29 @@ class CpuBackend final : public Backend {
   Bf16Weight import_bf16(const Bf16Weight& weight) override { return weight; }
   ExpertMatrix import_expert(const ExpertMatrix& weight, ExpertFormat, int, int) override { return weight; }
   void finish_imports() override {}
+  void cancel_imports() override {}
+  void set_import_progress(std::function<void(int64_t)>) override {}
+
+  const Bf16* random_table(int rows, int cols, double deviation, uint64_t seed) override {
+    return static_cast<const Bf16*>(random_memory(elements(rows, cols) * sizeof(Bf16), random_bf16_values(deviation), seed));
+  }
+  Fp8Weight random_fp8(int rows, int cols, uint64_t seed) override {
+    const auto* codes = static_cast<const uint8_t*>(random_memory(elements(rows, cols), kRandomFp8Codes, seed));
+    return {codes, random_scale_array(ceil_div(rows, kFp8Block), ceil_div(cols, kFp8Block), cols, kRandomFp8Deviation, seed), rows, cols};
+  }
+  Fp8Weight random_grouped(int rows, int cols, int, uint64_t seed) override { return random_fp8(rows, cols, seed); }
+  Bf16Weight random_bf16(int rows, int cols, uint64_t seed) override {
+    return {random_table(rows, cols, 1.0 / std::sqrt(static_cast<double>(cols)), seed), rows, cols};
+  }
+  ExpertMatrix random_expert(ExpertFormat format, int rows, int cols, uint64_t seed) override {
+    if (format == ExpertFormat::kFp8) {
+      const Fp8Weight weight = random_fp8(rows, cols, seed);
+      return {weight.codes, weight.scales};
+    }
+    const auto* codes = static_cast<const uint8_t*>(random_memory(elements(rows, cols / 2), kRandomFp4Codes, seed));
+    return {codes, random_scale_array(rows, cols / kFp4Block, cols, kRandomFp4Deviation, seed)};
+  }
+
   void copy_from_host(void* destination, const void* source, size_t bytes) override { std::memcpy(destination, source, bytes); }
   void copy_to_host(void* destination, const void* source, size_t bytes) override { std::memcpy(destination, source, bytes); }
   void synchronize() override {}
@@ -78,6 +104,20 @@ class CpuBackend final : public Backend {
   void combine(const CombineParams& params) override { cpu::combine(params); }
   void mtp_join(const MtpJoinParams& params) override { cpu::mtp_join(params); }
   void sample(const SampleParams& params) override { cpu::sample(params); }
+
+ private:
+  static size_t elements(int rows, int cols) { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
+
+  const void* random_memory(size_t bytes, RandomWords words, uint64_t seed) {
+    const Buffer& memory = random_weights_.emplace_back(*this, bytes);
+    cpu::fill_random(memory.as<void>(), bytes, words, seed);
+    return memory.as<void>();
+  }
+  const uint8_t* random_scale_array(int rows, int blocks, int cols, double code_deviation, uint64_t seed) {
+    return static_cast<const uint8_t*>(random_memory(elements(rows, blocks), random_scales(cols, code_deviation), ~seed));
+  }
+
+  std::vector<Buffer> random_weights_;
 };
 
 }  // namespace

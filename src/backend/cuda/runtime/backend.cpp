@@ -89,6 +89,14 @@ class CudaBackend final : public Backend {
   Bf16Weight import_bf16(const Bf16Weight& weight) override { return weight; }
   ExpertMatrix import_expert(const ExpertMatrix& weight, ExpertFormat, int, int) override { return weight; }
   void finish_imports() override {}
+  void cancel_imports() override {}
+  void set_import_progress(std::function<void(int64_t)>) override {}
+
+  const Bf16* random_table(int, int, double, uint64_t) override { fail("cuda: no random weights"); }
+  Fp8Weight random_fp8(int, int, uint64_t) override { fail("cuda: no random weights"); }
+  Fp8Weight random_grouped(int, int, int, uint64_t) override { fail("cuda: no random weights"); }
+  Bf16Weight random_bf16(int, int, uint64_t) override { fail("cuda: no random weights"); }
+  ExpertMatrix random_expert(ExpertFormat, int, int, uint64_t) override { fail("cuda: no random weights"); }
 
   void copy_from_host(void* destination, const void* source, size_t bytes) override {
     check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyHostToDevice, context_.stream), "cudaMemcpyAsync");
