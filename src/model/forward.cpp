@@ -54,13 +54,20 @@ void Model::check_step(const StepInput& step) const {
   }
 }
 
-void Model::run(int layer_idx, const LayerWeights& weights, const BatchView& batch, int max_position, KvCache& cache, Bf16* streams) {
+LayerContext Model::layer_context(int layer_idx, const LayerWeights& weights, const StepShape& shape, const KvCache& cache) const {
   const int ratio = config_.ratio(layer_idx);
   const float* freqs = freqs_.as<float>() + (ratio == 0 ? 0 : kHalfRope);
-  const int max_visible = ratio == 0 ? 0 : num_visible_entries(max_position, ratio);
-  LayerObserver* observer = config_.is_mtp(layer_idx) ? nullptr : observer_;
-  run_layer({config_, weights, cache.layer(layer_idx), freqs, layer_idx, ratio, max_visible, observer}, batch, streams, workspace_,
-            backend_);
+  const int max_visible = ratio == 0 ? 0 : num_visible_entries(shape.max_position, ratio);
+  return {config_, weights, cache.layer(layer_idx), freqs, layer_idx, ratio, max_visible, shape.max_new_tokens, shape.min_new_tokens};
+}
+
+void Model::run_layers(const BatchView& batch, const StepShape& shape, KvCache& cache) {
+  backend_.embed({batch.token_ids, weights_.embed, workspace_.streams, batch.num_tokens, config_.hc_mult, config_.hidden_size});
+  LayerPass pass(batch, workspace_.streams, workspace_, backend_, observer_);
+  for (int layer_idx = 0; layer_idx < config_.num_hidden_layers; ++layer_idx) {
+    pass.run(layer_context(layer_idx, weights_.layers[static_cast<size_t>(layer_idx)], shape, cache));
+  }
+  pass.finish();
 }
 
 void Model::forward(const StepInput& step, KvCache& cache) {
@@ -68,11 +75,7 @@ void Model::forward(const StepInput& step, KvCache& cache) {
   const BatchView batch = device_step_.upload(step);
   num_rows_ = batch.num_tokens;
   if (num_rows_ == 0) return;
-  const int max_position = *std::max_element(step.positions().begin(), step.positions().end());
-  backend_.embed({batch.token_ids, weights_.embed, workspace_.streams, batch.num_tokens, config_.hc_mult, config_.hidden_size});
-  for (int layer_idx = 0; layer_idx < config_.num_hidden_layers; ++layer_idx) {
-    run(layer_idx, weights_.layers[static_cast<size_t>(layer_idx)], batch, max_position, cache, workspace_.streams);
-  }
+  run_layers(batch, step.shape(), cache);
 }
 
 float* Model::head_logits(const HeadWeights& head, const Bf16* streams, std::span<const int32_t> rows) {
@@ -85,9 +88,9 @@ float* Model::head_logits(const HeadWeights& head, const Bf16* streams, std::spa
   backend_.gather_rows({streams, rows_.as<int32_t>(), head_streams_.as<void>(), num_rows, row_bytes});
   Bf16* collapsed = head_x_.as<Bf16>();
   Bf16* normed = collapsed + int64_t{options_.max_logits_rows} * config_.hidden_size;
-  backend_.mhc_head({head_streams_.as<Bf16>(), head.hc.fn, head.hc.base, head.hc.scale, collapsed, num_rows, config_.hc_mult,
-                     config_.hidden_size, config_.rms_norm_eps, config_.hc_eps});
-  backend_.rms_norm({collapsed, head.norm, normed, num_rows, config_.hidden_size, config_.rms_norm_eps});
+  backend_.head_norm({{head_streams_.as<Bf16>(), head.hc.fn, head.hc.base, head.hc.scale, collapsed, num_rows, config_.hc_mult,
+                       config_.hidden_size, config_.rms_norm_eps, config_.hc_eps},
+                      {collapsed, head.norm, normed, num_rows, config_.hidden_size, config_.rms_norm_eps}});
   backend_.linear_fp32({normed, head.head, logits_.as<float>(), num_rows});
   return logits_.as<float>();
 }
@@ -122,17 +125,20 @@ void Model::forward_mtp(const StepInput& step, KvCache& cache) {
   backend_.linear_fp8({{workspace_.mtp_g_codes, workspace_.mtp_g_scales}, mtp.h_proj, workspace_.mtp_g, num_stream_rows});
   backend_.mtp_join({workspace_.mtp_e, workspace_.mtp_g, workspace_.mtp_streams, num_rows_, config_.hc_mult, hidden_size});
 
-  run(config_.num_hidden_layers, mtp.layer, batch, 0, cache, workspace_.mtp_streams);
+  LayerPass pass(batch, workspace_.mtp_streams, workspace_, backend_, nullptr);
+  pass.run(layer_context(config_.num_hidden_layers, mtp.layer, step.shape(), cache));
+  pass.finish();
 }
 
 void Model::forward_layer(int layer_idx, const StepInput& step, KvCache& cache, const Bf16* streams, Bf16* out) {
   check_step(step);
   const BatchView batch = device_step_.upload(step);
   num_rows_ = batch.num_tokens;
-  const int max_position = *std::max_element(step.positions().begin(), step.positions().end());
   const size_t bytes = product({num_rows_, config_.hc_mult, config_.hidden_size}, sizeof(Bf16));
   backend_.copy_from_host(workspace_.streams, streams, bytes);
-  run(layer_idx, weights_.layers.at(static_cast<size_t>(layer_idx)), batch, max_position, cache, workspace_.streams);
+  LayerPass pass(batch, workspace_.streams, workspace_, backend_, observer_);
+  pass.run(layer_context(layer_idx, weights_.layers.at(static_cast<size_t>(layer_idx)), step.shape(), cache));
+  pass.finish();
   backend_.copy_to_host(out, workspace_.streams, bytes);
 }
 
@@ -143,7 +149,7 @@ void Model::route(int layer_idx, const Bf16* x, const float* bias, int num_rows,
   backend_.copy_from_host(device_bias.as<void>(), bias, device_bias.bytes());
   backend_.copy_from_host(workspace_.u, x, product({num_rows, config_.hidden_size}, sizeof(Bf16)));
   backend_.router({workspace_.u, moe.gate, device_bias.as<float>(), nullptr, nullptr, workspace_.experts, workspace_.expert_weights,
-                   num_rows, config_.num_experts_per_tok, config_.routed_scaling_factor});
+                   num_rows, config_.num_experts_per_tok, config_.routed_scaling_factor, nullptr});
   const size_t count = static_cast<size_t>(num_rows) * static_cast<size_t>(config_.num_experts_per_tok);
   backend_.copy_to_host(experts, workspace_.experts, count * sizeof(int32_t));
   backend_.copy_to_host(weights, workspace_.expert_weights, count * sizeof(float));

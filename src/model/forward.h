@@ -54,7 +54,9 @@ class Model {
   void set_observer(LayerObserver* observer) { observer_ = observer; }
 
  private:
-  void run(int layer_idx, const LayerWeights& weights, const BatchView& batch, int max_position, KvCache& cache, Bf16* streams);
+  LayerContext layer_context(int layer_idx, const LayerWeights& weights, const StepShape& shape, const KvCache& cache) const;
+  // Embedding and main layers; the streams are then in the workspace.
+  void run_layers(const BatchView& batch, const StepShape& shape, KvCache& cache);
   float* head_logits(const HeadWeights& head, const Bf16* streams, std::span<const int32_t> rows);
   void check_step(const StepInput& step) const;
 

@@ -2,100 +2,175 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 namespace dsv4 {
 namespace {
 
+// What the output of a sub-layer needs on its way into the streams (spec 2.3, step 7).
+MhcPostParams post_params(const ModelConfig& config, int num_tokens, Bf16* streams, const Bf16* y, const HyperConnectionState& state) {
+  return {y, state.post, state.comb, streams, num_tokens, config.hc_mult, config.hidden_size};
+}
+
+CombineParams combine_params(const ModelConfig& config, int num_tokens, const Workspace& ws) {
+  return {ws.routed, ws.experts, ws.shared, ws.y, num_tokens, config.num_experts_per_tok, config.hidden_size};
+}
+
 // The steps of one layer; members are the op contracts' common arguments.
 class LayerRun {
  public:
-  LayerRun(const LayerContext& layer, const BatchView& batch, Bf16* streams, Workspace& workspace, Backend& backend)
-      : config_(layer.config), layer_(layer), batch_(batch), streams_(streams), ws_(workspace), backend_(backend) {}
+  LayerRun(const LayerContext& layer, const BatchView& batch, Bf16* streams, Workspace& workspace, Backend& backend,
+           LayerObserver* observer)
+      : config_(layer.config), layer_(layer), batch_(batch), streams_(streams), ws_(workspace), backend_(backend), observer_(observer) {}
 
-  void run() {
-    enter(layer_.weights.hc_attn, layer_.weights.attn_norm);
-    attention();
-    leave();
-    enter(layer_.weights.hc_ffn, layer_.weights.ffn_norm);
-    moe();
-    leave();
-    if (layer_.observer != nullptr) layer_.observer->on_layer(layer_.layer_idx, num_tokens(), streams_);
+  // Streams → input of the attention; before that the previous layer's experts go into the streams, where they are not yet.
+  void enter_attention(bool after_moe) {
+    const CombineParams combine = combine_params(config_, num_tokens(), ws_);
+    const MhcPostParams post = post_params(config_, num_tokens(), streams_, ws_.y, ws_.hc_ffn);
+    enter(after_moe ? &combine : nullptr, after_moe ? &post : nullptr, layer_.weights.hc_attn, ws_.hc_attn, layer_.weights.attn_norm);
+  }
+
+  void enter_moe() {
+    const MhcPostParams post = post_params(config_, num_tokens(), streams_, ws_.y, ws_.hc_attn);
+    enter(nullptr, &post, layer_.weights.hc_ffn, ws_.hc_ffn, layer_.weights.ffn_norm);
+  }
+
+  // u → y.
+  void attention() {
+    const AttentionWeights& weights = layer_.weights.attn;
+    project();
+    backend_.kv_store({ws_.kv, weights.kv_norm, layer_.freqs, batch_, layer_.cache.ring, config_.head_dim, config_.rms_norm_eps});
+    // Entries become visible to the very token that completes them: the compressors run before attention.
+    compress();
+    backend_.norm_quantize({{ws_.qa, weights.q_norm, ws_.qr, num_tokens(), config_.q_lora_rank, config_.rms_norm_eps},
+                            {ws_.qr, ws_.qr_codes, ws_.qr_scales, num_tokens(), config_.q_lora_rank}});
+    const Fp8Activation qr{ws_.qr_codes, ws_.qr_scales};
+    const LinearFp8Params queries[] = {{qr, weights.wq_b, ws_.q, num_tokens()}, {qr, weights.indexer.wq_b, ws_.iq, num_tokens()}};
+    backend_.linear_group({std::span(queries).first(layer_.ratio == 4 ? 2 : 1), {}, {}});
+    backend_.query_norm({ws_.q, batch_.positions, layer_.freqs, num_tokens(), config_.num_attention_heads, config_.head_dim,
+                         config_.qk_rope_head_dim, config_.rms_norm_eps});
+    if (layer_.ratio == 4) select();
+    core_attention();
+    backend_.grouped_linear({ws_.attn, weights.wo_a, ws_.z, num_tokens(), config_.o_groups});
+    backend_.quantize({ws_.z, ws_.z_codes, ws_.z_scales, num_tokens(), config_.o_groups * config_.o_lora_rank});
+    backend_.linear_fp8({{ws_.z_codes, ws_.z_scales}, weights.wo_b, ws_.y, num_tokens()});
+  }
+
+  // u → routed and shared, whose sum is y.
+  void moe() {
+    const MoeWeights& weights = layer_.weights.moe;
+    RouterParams router{};
+    router.x = ws_.u;
+    router.gate = weights.gate;
+    router.bias = weights.bias;
+    router.tid2eid = weights.tid2eid;
+    router.token_ids = batch_.token_ids;
+    router.experts = ws_.experts;
+    router.weights = ws_.expert_weights;
+    router.num_tokens = num_tokens();
+    router.num_selected = config_.num_experts_per_tok;
+    router.routed_scaling_factor = config_.routed_scaling_factor;
+    router.positions = batch_.positions;
+    backend_.router(router);
+
+    ExpertsParams routed{};
+    routed.x = u();
+    routed.experts = ws_.experts;
+    routed.weights = ws_.expert_weights;
+    routed.w1 = weights.w1;
+    routed.w2 = weights.w2;
+    routed.w3 = weights.w3;
+    routed.format = weights.format;
+    routed.out = ws_.routed;
+    routed.num_tokens = num_tokens();
+    routed.num_selected = config_.num_experts_per_tok;
+    routed.num_experts = weights.num_experts;
+    routed.hidden_size = config_.hidden_size;
+    routed.intermediate_size = config_.moe_intermediate_size;
+    routed.swiglu_limit = config_.swiglu_limit;
+    routed.scratch = ws_.experts_scratch;
+    backend_.moe({routed,
+                  {u(), weights.shared_w1, weights.shared_w2, weights.shared_w3, ws_.shared, num_tokens(), config_.swiglu_limit,
+                   ws_.experts_scratch}});
   }
 
  private:
   int num_tokens() const { return batch_.num_tokens; }
   Fp8Activation u() const { return {ws_.u_codes, ws_.u_scales}; }
-  Fp8Activation qr() const { return {ws_.qr_codes, ws_.qr_scales}; }
 
-  void rms_norm(const Bf16* x, const Bf16* weight, Bf16* out, int dim) {
-    backend_.rms_norm({x, weight, out, num_tokens(), dim, config_.rms_norm_eps});
+  // Streams → sub-layer input u, in bf16 and quantised, once what came before is in them.
+  void enter(const CombineParams* combine, const MhcPostParams* post, const HyperConnectionWeights& hc, const HyperConnectionState& state,
+             const Bf16* norm_weight) {
+    const MhcPreParams pre{streams_,
+                           hc.fn,
+                           hc.base,
+                           hc.scale,
+                           ws_.x,
+                           state.post,
+                           state.comb,
+                           num_tokens(),
+                           config_.hc_mult,
+                           config_.hidden_size,
+                           config_.hc_sinkhorn_iters,
+                           config_.rms_norm_eps,
+                           config_.hc_eps};
+    const RmsNormParams norm{ws_.x, norm_weight, ws_.u, num_tokens(), config_.hidden_size, config_.rms_norm_eps};
+    const QuantizeParams quantize{ws_.u, ws_.u_codes, ws_.u_scales, num_tokens(), config_.hidden_size};
+    backend_.boundary({combine, post, &pre, &norm, &quantize});
   }
-  void linear(const Fp8Activation& x, const Fp8Weight& weight, Bf16* out) { backend_.linear_fp8({x, weight, out, num_tokens()}); }
 
-  // Streams → sub-layer input u, in bf16 and quantised.
-  void enter(const HyperConnectionWeights& hc, const Bf16* norm) {
-    backend_.mhc_pre({streams_, hc.fn, hc.base, hc.scale, ws_.x, ws_.post, ws_.comb, num_tokens(), config_.hc_mult, config_.hidden_size,
-                      config_.hc_sinkhorn_iters, config_.rms_norm_eps, config_.hc_eps});
-    rms_norm(ws_.x, norm, ws_.u, config_.hidden_size);
-    backend_.quantize({ws_.u, ws_.u_codes, ws_.u_scales, num_tokens(), config_.hidden_size});
-  }
-
-  // Sub-layer output y → streams.
-  void leave() { backend_.mhc_post({ws_.y, ws_.post, ws_.comb, streams_, num_tokens(), config_.hc_mult, config_.hidden_size}); }
-
-  void attention() {
+  // Every product of u.
+  void project() {
     const AttentionWeights& weights = layer_.weights.attn;
-    linear(u(), weights.wq_a, ws_.qa);
-    rms_norm(ws_.qa, weights.q_norm, ws_.qr, config_.q_lora_rank);
-    backend_.quantize({ws_.qr, ws_.qr_codes, ws_.qr_scales, num_tokens(), config_.q_lora_rank});
-    linear(qr(), weights.wq_b, ws_.q);
-    backend_.query_norm({ws_.q, batch_.positions, layer_.freqs, num_tokens(), config_.num_attention_heads, config_.head_dim,
-                         config_.qk_rope_head_dim, config_.rms_norm_eps});
-    linear(u(), weights.wkv, ws_.kv);
-    backend_.kv_store({ws_.kv, weights.kv_norm, layer_.freqs, batch_, layer_.cache.ring, config_.head_dim, config_.rms_norm_eps});
-    // Entries become visible to the very token that completes them: the compressors run before attention.
-    if (layer_.ratio != 0) {
-      compress(weights.compressor, layer_.cache.entries, layer_.cache.state, EntryFormat::kFp8, config_.head_dim);
-    }
-    if (layer_.ratio == 4) select();
-    core_attention();
-    backend_.grouped_linear({ws_.attn, weights.wo_a, ws_.z, num_tokens(), config_.o_groups});
-    const int z_dim = config_.o_groups * config_.o_lora_rank;
-    backend_.quantize({ws_.z, ws_.z_codes, ws_.z_scales, num_tokens(), z_dim});
-    linear({ws_.z_codes, ws_.z_scales}, weights.wo_b, ws_.y);
+    const CompressorWeights& main = weights.compressor;
+    const CompressorWeights& index = weights.indexer.compressor;
+    const double kappa =
+        1.0 / std::sqrt(static_cast<double>(config_.index_head_dim)) / std::sqrt(static_cast<double>(config_.index_n_heads));
+    const LinearFp8Params fp8[] = {{u(), weights.wq_a, ws_.qa, num_tokens()}, {u(), weights.wkv, ws_.kv, num_tokens()}};
+    const LinearBf16Params bf16[] = {{ws_.u, weights.indexer.weights_proj, ws_.index_weights, num_tokens(), static_cast<float>(kappa)}};
+    const LinearFp32Params fp32[] = {{ws_.u, main.wkv, ws_.compressor_kv, num_tokens()},
+                                     {ws_.u, main.wgate, ws_.compressor_gate, num_tokens()},
+                                     {ws_.u, index.wkv, ws_.index_compressor_kv, num_tokens()},
+                                     {ws_.u, index.wgate, ws_.index_compressor_gate, num_tokens()}};
+    const size_t num_compressors = layer_.ratio == 0 ? 0 : layer_.ratio == 4 ? 2 : 1;
+    backend_.linear_group({fp8, std::span(bf16).first(layer_.ratio == 4 ? 1 : 0), std::span(fp32).first(2 * num_compressors)});
   }
 
-  void compress(const CompressorWeights& weights, const PagedEntries& entries, float* state, EntryFormat format, int dim) {
-    backend_.linear_fp32({ws_.u, weights.wkv, ws_.compressor_kv, num_tokens()});
-    backend_.linear_fp32({ws_.u, weights.wgate, ws_.compressor_gate, num_tokens()});
+  CompressParams compressor(const CompressorWeights& weights, const float* kv, const float* gate) const {
     CompressParams params{};
-    params.kv = ws_.compressor_kv;
-    params.gate = ws_.compressor_gate;
+    params.kv = kv;
+    params.gate = gate;
     params.ape = weights.ape;
     params.weight = weights.norm;
     params.freqs = layer_.freqs;
     params.batch = batch_;
-    params.state = state;
-    params.entries = entries;
-    params.format = format;
     params.ratio = layer_.ratio;
-    params.dim = dim;
     params.state_tokens = layer_.cache.state_tokens;
     params.eps = config_.rms_norm_eps;
-    backend_.compress(params);
+    return params;
   }
 
-  // Indexer (spec 2.7): index entries, queries, scores and selection.
+  void compress() {
+    if (layer_.ratio == 0) return;
+    const AttentionWeights& weights = layer_.weights.attn;
+    CompressParams main = compressor(weights.compressor, ws_.compressor_kv, ws_.compressor_gate);
+    main.state = layer_.cache.state;
+    main.entries = layer_.cache.entries;
+    main.format = EntryFormat::kFp8;
+    main.dim = config_.head_dim;
+    CompressParams index = compressor(weights.indexer.compressor, ws_.index_compressor_kv, ws_.index_compressor_gate);
+    index.state = layer_.cache.index_state;
+    index.entries = layer_.cache.index_entries;
+    index.format = EntryFormat::kFp4Hadamard;
+    index.dim = config_.index_head_dim;
+    const CompressParams compressors[] = {main, index};
+    backend_.compress_group({std::span(compressors).first(layer_.ratio == 4 ? 2 : 1)});
+  }
+
+  // Indexer queries, scores and selection (spec 2.7).
   void select() {
-    const IndexerWeights& weights = layer_.weights.attn.indexer;
-    compress(weights.compressor, layer_.cache.index_entries, layer_.cache.index_state, EntryFormat::kFp4Hadamard, config_.index_head_dim);
-    linear(qr(), weights.wq_b, ws_.iq);
     backend_.indexer_query({ws_.iq, batch_.positions, layer_.freqs, ws_.iq_codes, ws_.iq_scales, num_tokens(), config_.index_n_heads,
                             config_.index_head_dim, config_.qk_rope_head_dim});
-    const double kappa =
-        1.0 / std::sqrt(static_cast<double>(config_.index_head_dim)) / std::sqrt(static_cast<double>(config_.index_n_heads));
-    backend_.linear_bf16({ws_.u, weights.weights_proj, ws_.index_weights, num_tokens(), static_cast<float>(kappa)});
-
     const int64_t stride = std::max(layer_.max_visible, 1);
     const int rows_at_once = static_cast<int>(std::clamp<int64_t>(ws_.score_capacity / stride, 1, std::max(num_tokens(), 1)));
     for (int row = 0; row < num_tokens(); row += rows_at_once) {
@@ -103,7 +178,7 @@ class LayerRun {
       backend_.index_scores({ws_.iq_codes, ws_.iq_scales, ws_.index_weights, batch_, layer_.cache.index_entries, ws_.scores, stride, row,
                              row_end, config_.index_n_heads, config_.index_head_dim, layer_.ratio, config_.index_topk});
       backend_.topk({ws_.scores, batch_.positions, ws_.selected, stride, row, row_end, layer_.ratio, config_.index_topk});
-      if (layer_.observer != nullptr) layer_.observer->on_selection(layer_.layer_idx, row, row_end, ws_.scores, stride, ws_.selected);
+      if (observer_ != nullptr) observer_->on_selection(layer_.layer_idx, row, row_end, ws_.scores, stride, ws_.selected);
     }
   }
 
@@ -123,32 +198,9 @@ class LayerRun {
     params.ratio = layer_.ratio;
     params.num_selected = layer_.ratio == 4 ? config_.index_topk : 0;
     params.softmax_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
+    params.max_new_tokens = layer_.max_new_tokens;
+    params.min_new_tokens = layer_.min_new_tokens;
     backend_.attention(params);
-  }
-
-  void moe() {
-    const MoeWeights& weights = layer_.weights.moe;
-    const int num_selected = config_.num_experts_per_tok;
-    backend_.router({ws_.u, weights.gate, weights.bias, weights.tid2eid, batch_.token_ids, ws_.experts, ws_.expert_weights, num_tokens(),
-                     num_selected, config_.routed_scaling_factor});
-    ExpertsParams params{};
-    params.x = u();
-    params.experts = ws_.experts;
-    params.weights = ws_.expert_weights;
-    params.w1 = weights.w1;
-    params.w2 = weights.w2;
-    params.w3 = weights.w3;
-    params.format = weights.format;
-    params.out = ws_.routed;
-    params.num_tokens = num_tokens();
-    params.num_selected = num_selected;
-    params.num_experts = weights.num_experts;
-    params.hidden_size = config_.hidden_size;
-    params.intermediate_size = config_.moe_intermediate_size;
-    params.swiglu_limit = config_.swiglu_limit;
-    backend_.experts(params);
-    backend_.shared_expert({u(), weights.shared_w1, weights.shared_w2, weights.shared_w3, ws_.shared, num_tokens(), config_.swiglu_limit});
-    backend_.combine({ws_.routed, ws_.experts, ws_.shared, ws_.y, num_tokens(), num_selected, config_.hidden_size});
   }
 
   const ModelConfig& config_;
@@ -157,12 +209,34 @@ class LayerRun {
   Bf16* streams_;
   Workspace& ws_;
   Backend& backend_;
+  LayerObserver* observer_;
 };
 
 }  // namespace
 
-void run_layer(const LayerContext& layer, const BatchView& batch, Bf16* streams, Workspace& workspace, Backend& backend) {
-  LayerRun(layer, batch, streams, workspace, backend).run();
+void LayerPass::run(const LayerContext& layer) {
+  LayerRun run(layer, batch_, streams_, workspace_, backend_, observer_);
+  run.enter_attention(unfinished_ != nullptr);
+  layer_done();
+  run.attention();
+  run.enter_moe();
+  run.moe();
+  unfinished_ = &layer.config;
+  unfinished_idx_ = layer.layer_idx;
+}
+
+void LayerPass::finish() {
+  if (unfinished_ == nullptr) return;
+  const CombineParams combine = combine_params(*unfinished_, batch_.num_tokens, workspace_);
+  const MhcPostParams post = post_params(*unfinished_, batch_.num_tokens, streams_, workspace_.y, workspace_.hc_ffn);
+  backend_.boundary({&combine, &post, nullptr, nullptr, nullptr});
+  layer_done();
+}
+
+// The streams now hold the output of the unfinished layer.
+void LayerPass::layer_done() {
+  if (unfinished_ != nullptr && observer_ != nullptr) observer_->on_layer(unfinished_idx_, batch_.num_tokens, streams_);
+  unfinished_ = nullptr;
 }
 
 }  // namespace dsv4

@@ -1,4 +1,4 @@
-// One transformer layer over a ragged step: mHC(attention), then mHC(MoE) (spec 2.3–2.11).
+// The transformer layers over a ragged step: mHC(attention), then mHC(MoE) (spec 2.3–2.11).
 #pragma once
 
 #include <cstdint>
@@ -30,12 +30,34 @@ struct LayerContext {
   const LayerCache& cache;
   const float* freqs;  // the layer's own rotary frequencies, backend memory
   int layer_idx;
-  int ratio;                // of compressed entries: 0 (SWA), 4 (CSA), 128 (HCA)
-  int max_visible;          // largest number of compressed entries a row of the step sees
-  LayerObserver* observer;  // may be nullptr
+  int ratio;           // of compressed entries: 0 (SWA), 4 (CSA), 128 (HCA)
+  int max_visible;     // largest number of compressed entries a row of the step sees, or an upper bound
+  int max_new_tokens;  // longest and shortest run of one sequence's rows in the step, hints for a device; 0: unknown
+  int min_new_tokens;
 };
 
-// streams [num_tokens, hc, d] in place. In a CSA layer workspace.selected holds the selected entries afterwards.
-void run_layer(const LayerContext& layer, const BatchView& batch, Bf16* streams, Workspace& workspace, Backend& backend);
+// One step's way through any number of layers, on streams [num_tokens, hc, d] in place. The output of a sub-layer goes into the streams
+// together with the entry of the next one, across layers too: the streams are those after the last layer only once finish() was called.
+class LayerPass {
+ public:
+  // Everything must outlive the pass; `observer` may be nullptr.
+  LayerPass(const BatchView& batch, Bf16* streams, Workspace& workspace, Backend& backend, LayerObserver* observer)
+      : batch_(batch), streams_(streams), workspace_(workspace), backend_(backend), observer_(observer) {}
+
+  // In a CSA layer workspace.selected holds the selected entries afterwards.
+  void run(const LayerContext& layer);
+  void finish();
+
+ private:
+  void layer_done();
+
+  const BatchView& batch_;
+  Bf16* streams_;
+  Workspace& workspace_;
+  Backend& backend_;
+  LayerObserver* observer_;
+  const ModelConfig* unfinished_ = nullptr;  // of the layer whose MoE output is not in the streams yet; nullptr: none
+  int unfinished_idx_ = -1;
+};
 
 }  // namespace dsv4

@@ -28,6 +28,17 @@ void StepInput::add_sequence(int slot, int first_position, std::span<const int32
   pages_.push_back(pages.first(static_cast<size_t>(num_pages)));
 }
 
+StepShape StepInput::shape() const {
+  StepShape shape{0, 0, num_tokens()};
+  for (size_t seq = 0; seq < slots_.size(); ++seq) {
+    const int run = row_begin_[seq + 1] - row_begin_[seq];
+    shape.max_new_tokens = std::max(shape.max_new_tokens, run);
+    shape.min_new_tokens = std::min(shape.min_new_tokens, run);
+  }
+  for (int32_t position : positions_) shape.max_position = std::max(shape.max_position, position);
+  return shape;
+}
+
 DeviceStep::DeviceStep(Backend& backend, int max_tokens, int max_seqs, int max_pages_per_seq)
     : backend_(backend),
       max_tokens_(max_tokens),

@@ -11,6 +11,13 @@
 
 namespace dsv4 {
 
+// What a device may want to know about a step before it looks at it.
+struct StepShape {
+  int max_position = 0;    // largest position, or an upper bound
+  int max_new_tokens = 0;  // longest and shortest run of one sequence's rows
+  int min_new_tokens = 0;
+};
+
 // A ragged list of tokens, sequence after sequence (design section 2). Reused from step to step.
 class StepInput {
  public:
@@ -23,6 +30,8 @@ class StepInput {
   int num_tokens() const { return static_cast<int>(token_ids_.size()); }
   int num_seqs() const { return static_cast<int>(slots_.size()); }
   int last_row(int seq_idx) const { return row_begin_[static_cast<size_t>(seq_idx) + 1] - 1; }
+  // Of a step that is not empty.
+  StepShape shape() const;
   std::span<const int32_t> token_ids() const { return token_ids_; }
   std::span<const int32_t> positions() const { return positions_; }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "ops/batch.h"
+#include "ops/experts.h"
 
 namespace dsv4 {
 namespace {
@@ -43,8 +44,10 @@ int64_t Workspace::place(const ModelConfig& config, int max_tokens, bool with_mt
   carver.take(x, tokens * hidden);
   carver.take(u, tokens * hidden);
   take_codes(u_codes, u_scales, tokens, hidden);
-  carver.take(post, tokens * hc);
-  carver.take(comb, tokens * hc * hc);
+  for (HyperConnectionState* state : {&hc_attn, &hc_ffn}) {
+    carver.take(state->post, tokens * hc);
+    carver.take(state->comb, tokens * hc * hc);
+  }
   carver.take(y, tokens * hidden);
 
   carver.take(qa, tokens * config.q_lora_rank);
@@ -52,9 +55,10 @@ int64_t Workspace::place(const ModelConfig& config, int max_tokens, bool with_mt
   take_codes(qr_codes, qr_scales, tokens, config.q_lora_rank);
   carver.take(q, tokens * config.num_attention_heads * config.head_dim);
   carver.take(kv, tokens * config.head_dim);
-  const int64_t compressor_width = 2 * std::max(config.head_dim, config.index_head_dim);
-  carver.take(compressor_kv, tokens * compressor_width);
-  carver.take(compressor_gate, tokens * compressor_width);
+  carver.take(compressor_kv, tokens * 2 * config.head_dim);
+  carver.take(compressor_gate, tokens * 2 * config.head_dim);
+  carver.take(index_compressor_kv, tokens * 2 * config.index_head_dim);
+  carver.take(index_compressor_gate, tokens * 2 * config.index_head_dim);
   carver.take(attn, tokens * config.num_attention_heads * config.head_dim);
   carver.take(z, tokens * config.o_groups * config.o_lora_rank);
   take_codes(z_codes, z_scales, tokens, static_cast<int64_t>(config.o_groups) * config.o_lora_rank);
@@ -71,6 +75,8 @@ int64_t Workspace::place(const ModelConfig& config, int max_tokens, bool with_mt
   carver.take(expert_weights, tokens * config.num_experts_per_tok);
   carver.take(routed, tokens * config.num_experts_per_tok * hidden);
   carver.take(shared, tokens * hidden);
+  carver.take(experts_scratch,
+              experts_scratch_bytes(tokens, config.num_experts_per_tok, kMaxRoutedExperts, config.moe_intermediate_size));
 
   if (with_mtp) {
     carver.take(mtp_streams, tokens * hc * hidden);

@@ -6,6 +6,12 @@
 
 namespace dsv4 {
 
+// What mHC before a sub-layer leaves for after it (spec 2.3).
+struct HyperConnectionState {
+  float* post = nullptr;  // [T, hc]
+  float* comb = nullptr;  // [T, hc, hc]
+};
+
 // Pointers into the workspace; T = max_tokens, d = hidden_size, hc = hc_mult. Names follow spec section 2.
 struct Workspace {
   Workspace(const ModelConfig& config, int max_tokens, bool with_mtp, Backend& backend);
@@ -18,9 +24,9 @@ struct Workspace {
   Bf16* u = nullptr;            // [T, d], sub-layer input
   uint8_t* u_codes = nullptr;   // [T, d]
   uint8_t* u_scales = nullptr;
-  float* post = nullptr;  // [T, hc]
-  float* comb = nullptr;  // [T, hc, hc]
-  Bf16* y = nullptr;      // [T, d], sub-layer output
+  HyperConnectionState hc_attn;  // two, as the one is read while the other is written
+  HyperConnectionState hc_ffn;
+  Bf16* y = nullptr;  // [T, d], sub-layer output
 
   Bf16* qa = nullptr;           // [T, q_lora_rank]
   Bf16* qr = nullptr;           // [T, q_lora_rank]
@@ -28,8 +34,10 @@ struct Workspace {
   uint8_t* qr_scales = nullptr;
   Bf16* q = nullptr;               // [T, num_heads, head_dim]
   Bf16* kv = nullptr;              // [T, head_dim]
-  float* compressor_kv = nullptr;  // [T, width], main compressor, then the indexer's
+  float* compressor_kv = nullptr;  // [T, width], main compressor
   float* compressor_gate = nullptr;
+  float* index_compressor_kv = nullptr;  // [T, width], the indexer's
+  float* index_compressor_gate = nullptr;
   Bf16* attn = nullptr;        // [T, num_heads, head_dim]
   Bf16* z = nullptr;           // [T, o_groups·o_lora_rank]
   uint8_t* z_codes = nullptr;  // [T, o_groups·o_lora_rank]
@@ -47,6 +55,7 @@ struct Workspace {
   float* expert_weights = nullptr;  // [T, num_experts_per_tok]
   Bf16* routed = nullptr;           // [T, num_experts_per_tok, d]
   Bf16* shared = nullptr;           // [T, d]
+  uint8_t* experts_scratch = nullptr;
 
   Bf16* mtp_e = nullptr;           // [T, d]
   Bf16* mtp_g = nullptr;           // [T, hc, d]

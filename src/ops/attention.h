@@ -30,6 +30,9 @@ struct AttentionParams {
   int ratio;   // of the compressed entries; unused without them
   int num_selected;
   float softmax_scale;  // head_dim^-½
+  // Longest and shortest run of one sequence's rows in the step, hints for a device; 0 = unknown.
+  int max_new_tokens = 0;
+  int min_new_tokens = 0;
 };
 
 }  // namespace dsv4

@@ -286,5 +286,27 @@ TEST(Attention, RefusesOddHeadDims) {
   EXPECT_THROW(cpu::attention(params), Error);
 }
 
+TEST(Attention, PaddingRowsAreZeroAndChangeNoOther) {
+  test::Random random(21);
+  test::Step step({{0, 40, 1}, {1, 300, 1}}, 2, 2);
+  step.add_padding();
+  for (const bool select : {false, true}) {
+    Case input(random, step, 2, 3, 128, 16, 20, 4);
+    if (select) {
+      input.num_selected = 2;
+      input.selected = {3, 9, 0, 70, -1, -1};
+    }
+    input.run();
+    const size_t row_values = input.q.size() / 3;
+    for (size_t i = 2 * row_values; i < input.out.size(); ++i) ASSERT_EQ(input.out[i].bits, 0) << i;
+    const std::vector<Bf16> padded(input.out.begin(), input.out.begin() + static_cast<ptrdiff_t>(2 * row_values));
+    input.step = test::Step({{0, 40, 1}, {1, 300, 1}}, 2, 2);
+    input.q.resize(2 * row_values);
+    input.run();
+    EXPECT_TRUE(test::same_bytes(input.out, padded));
+    input.expect_matches();
+  }
+}
+
 }  // namespace
 }  // namespace dsv4

@@ -59,5 +59,10 @@ TEST(Combine, OneRoundingOnly) {
   EXPECT_EQ(to_float(run(routed, {0, 1}, {to_bf16(0x1p-8f)}, 1, 2, 1)[0]), 1.0f + 0x1p-7f);
 }
 
+TEST(Combine, PaddingRowsDoNotReadRoutedOutput) {
+  const std::vector<Bf16> routed(2, Bf16{0x7fc0});
+  EXPECT_EQ(to_float(run(routed, {-1, -1}, {to_bf16(3.0f)}, 1, 2, 1)[0]), 3.0f);
+}
+
 }  // namespace
 }  // namespace dsv4

@@ -50,14 +50,19 @@ struct Layer {
                                        : IndexEntryLayout{dim}.page_bytes(entries_per_page());
   }
 
-  void run(const std::vector<test::SequenceRows>& sequences) {
-    const test::Step step(sequences, num_slots, pages_per_slot);
+  void run(const std::vector<test::SequenceRows>& sequences, int num_padding = 0) {
+    test::Step step(sequences, num_slots, pages_per_slot);
     std::vector<float> kv, gates;
     for (const test::SequenceRows& rows : sequences) {
       const ptrdiff_t begin = static_cast<ptrdiff_t>(rows.first_position) * width();
       const ptrdiff_t end = begin + static_cast<ptrdiff_t>(rows.num_rows) * width();
       kv.insert(kv.end(), a[rows.slot].begin() + begin, a[rows.slot].begin() + end);
       gates.insert(gates.end(), gate[rows.slot].begin() + begin, gate[rows.slot].begin() + end);
+    }
+    for (int i = 0; i < num_padding; ++i) {
+      step.add_padding();
+      kv.resize(kv.size() + static_cast<size_t>(width()), 1.0f);
+      gates.resize(kv.size(), 1.0f);
     }
     cpu::compress({kv.data(),
                    gates.data(),
@@ -266,6 +271,20 @@ TEST(Compress, RefusesWhatItCannotDo) {
   Layer small(4, 64, EntryFormat::kFp8, 8);
   small.state_tokens = 7;
   EXPECT_THROW(small.run({{0, 0, 1}}), Error);
+}
+
+TEST(Compress, PaddingRowsTouchNothing) {
+  for (const int ratio : {4, 128}) {
+    Layer padded(ratio, 64, EntryFormat::kFp8, 300, 2), alone(ratio, 64, EntryFormat::kFp8, 300, 2);
+    for (Layer* layer : {&padded, &alone}) layer->run({{1, 0, ratio - 1}});
+    padded.run({{1, ratio - 1, 1}}, 3);  // completes a block
+    alone.run({{1, ratio - 1, 1}});
+    EXPECT_TRUE(test::same_bytes(padded.pages, alone.pages));
+    EXPECT_TRUE(test::same_bytes(padded.state, alone.state));
+    padded.run({}, 2);
+    EXPECT_TRUE(test::same_bytes(padded.pages, alone.pages));
+    EXPECT_TRUE(test::same_bytes(padded.state, alone.state));
+  }
 }
 
 }  // namespace

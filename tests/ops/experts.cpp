@@ -240,5 +240,19 @@ TEST(Experts, Fp4AndItsFp8RecastAgree) {
   EXPECT_LT(std::sqrt(difference / norm), 3e-3);
 }
 
+TEST(Experts, PaddingRowsAreLeftAlone) {
+  test::Random random(71);
+  Case<test::Fp4Matrix> data(random, 5, 2, 4, 64, 32);
+  const std::vector<Bf16> whole = data.run(ExpertFormat::kFp4, 0, 5);
+  for (const size_t pair : {2, 3, 8, 9}) data.experts[pair] = -1;  // tokens 1 and 4
+  const std::vector<Bf16> padded = data.run(ExpertFormat::kFp4, 0, 5);
+  for (size_t i = 0; i < padded.size(); ++i) {
+    const size_t token = i / (2 * 64);
+    ASSERT_EQ(padded[i].bits, token == 1 || token == 4 ? 0x7fc0 : whole[i].bits) << i;
+  }
+  std::fill(data.experts.begin(), data.experts.end(), -1);
+  for (const Bf16 value : data.run(ExpertFormat::kFp4, 0, 5)) ASSERT_EQ(value.bits, 0x7fc0);
+}
+
 }  // namespace
 }  // namespace dsv4

@@ -178,5 +178,14 @@ TEST(IndexScores, RefusesOddDims) {
   EXPECT_THROW(cpu::index_scores(params), Error);
 }
 
+TEST(IndexScores, PaddingRowsGetNoScores) {
+  test::Random random(22);
+  test::Step step({{1, 799, 1}}, 2, 4);
+  step.add_padding();
+  Case input(random, step, 2, 4, 64, 16);
+  input.run();
+  input.expect_matches();
+}
+
 }  // namespace
 }  // namespace dsv4

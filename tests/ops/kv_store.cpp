@@ -81,5 +81,21 @@ TEST(KvStore, RowsAloneGiveTheSameBytes) {
   EXPECT_TRUE(test::same_bytes(together.bytes, alone.bytes));
 }
 
+TEST(KvStore, PaddingRowsStoreNothing) {
+  test::Random random(3);
+  const int head_dim = 128;
+  const std::vector<float> freqs = test::plain_frequencies();
+  const std::vector<Bf16> weight = test::random_bf16(random, head_dim);
+  const std::vector<Bf16> kv = test::random_bf16(random, 3 * head_dim);
+  test::Step padded({{1, 6, 1}}, 2, 1);
+  const test::Step alone = padded;
+  padded.add_padding();
+  padded.add_padding();
+  Ring expected(head_dim, 5, 2), actual(head_dim, 5, 2);
+  store(kv, weight, freqs, alone, expected);
+  store(kv, weight, freqs, padded, actual);
+  EXPECT_TRUE(test::same_bytes(actual.bytes, expected.bytes));
+}
+
 }  // namespace
 }  // namespace dsv4

@@ -91,5 +91,12 @@ TEST(QueryNorm, RefusesRopeWiderThanTheHead) {
   EXPECT_THROW(cpu::query_norm(make_params(q, {0}, test::plain_frequencies(), 1, 32)), Error);
 }
 
+TEST(QueryNorm, PaddingRowsStayFinite) {
+  std::vector<Bf16> q(2 * 128, to_bf16(1.0f));
+  const std::vector<float> freqs = test::plain_frequencies();
+  cpu::query_norm(make_params(q, {-1, 0}, freqs, 1, 128));
+  for (const Bf16 value : q) EXPECT_TRUE(std::isfinite(to_float(value)));
+}
+
 }  // namespace
 }  // namespace dsv4

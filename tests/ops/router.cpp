@@ -159,5 +159,24 @@ TEST(Router, BadInputsAreErrors) {
   EXPECT_THROW(run(x, gate, nullptr, table.data(), token_ids.data(), 2, 1.0f), Error);
 }
 
+TEST(Router, PaddingRowsHaveNoExperts) {
+  test::Random random(88);
+  const test::Bf16Matrix x(random, 3, 64), gate(random, 8, 64, 0.1f);
+  const auto bias = test::random_floats(random, 8, 0.5f);
+  const Routing whole = run(x, gate, bias.data(), nullptr, nullptr, 2, 1.5f);
+  Routing padded = whole;
+  const std::vector<int32_t> positions = {17, -1, 0};
+  cpu::router({x.data.data(), gate.view(), bias.data(), nullptr, nullptr, padded.experts.data(), padded.weights.data(), 3, 2, 1.5f,
+               positions.data()});
+  for (const size_t i : {0, 1, 4, 5}) {
+    EXPECT_EQ(padded.experts[i], whole.experts[i]);
+    EXPECT_EQ(padded.weights[i], whole.weights[i]);
+  }
+  for (const size_t i : {2, 3}) {
+    EXPECT_EQ(padded.experts[i], -1);
+    EXPECT_EQ(padded.weights[i], 0.0f);
+  }
+}
+
 }  // namespace
 }  // namespace dsv4

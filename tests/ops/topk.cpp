@@ -105,5 +105,13 @@ TEST(Topk, WritesOnlyItsRows) {
   }
 }
 
+TEST(Topk, PaddingRowsSelectNothing) {
+  const std::vector<Bf16> scores(30);
+  const std::vector<int32_t> positions = {-1, -1000, 5};
+  std::vector<int32_t> selected(9, 12345);
+  cpu::topk({scores.data(), positions.data(), selected.data(), 10, 0, 3, 4, 3});
+  EXPECT_EQ(selected, (std::vector<int32_t>{-1, -1, -1, -1, -1, -1, 0, -1, -1}));
+}
+
 }  // namespace
 }  // namespace dsv4

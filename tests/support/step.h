@@ -39,6 +39,16 @@ struct Step {
     }
   }
 
+  // Another sequence, of one row of padding.
+  void add_padding() {
+    token_ids.push_back(0);
+    positions.push_back(-1);
+    seq_idx.push_back(static_cast<int32_t>(slots.size()));
+    row_begin.push_back(static_cast<int32_t>(positions.size()));
+    slots.push_back(-1);
+    page_table.insert(page_table.end(), static_cast<size_t>(pages_per_slot), -1);
+  }
+
   BatchView view() const {
     BatchView view;
     view.num_tokens = static_cast<int>(positions.size());

@@ -164,6 +164,10 @@ void attend(const AttentionParams& params, int64_t row, int head_begin, int head
   const int dim = params.head_dim;
   const int num_heads = head_end - head_begin;
   const KvEntryLayout layout{dim};
+  if (params.batch.positions[row] < 0) {  // padding
+    std::fill_n(params.out + (row * params.num_heads + head_begin) * dim, num_heads * dim, Bf16{});
+    return;
+  }
   list_entries(params, row, scratch.entries);
   const int num_keys = static_cast<int>(scratch.entries.size());
   const int64_t first = (row * params.num_heads + head_begin) * dim;

@@ -26,6 +26,7 @@ std::vector<Block> completed_blocks(const BatchView& batch, int ratio) {
     const int num_rows = batch.row_begin[seq + 1] - batch.row_begin[seq];
     if (num_rows == 0) continue;
     const int first_position = batch.positions[batch.row_begin[seq]];
+    if (first_position < 0) continue;  // padding
     const int end_position = first_position + num_rows;
     for (int block = first_position / ratio; block < end_position / ratio; ++block) blocks.push_back({seq, block});
   }
@@ -137,9 +138,12 @@ void update_state(const CompressParams& params, int seq_idx) {
   const size_t width = params.width();
   const int row_end = params.batch.row_begin[seq_idx + 1];
   const int row_begin = std::max(params.batch.row_begin[seq_idx], row_end - params.state_tokens);
-  float* state = params.state + static_cast<size_t>(params.batch.slots[seq_idx]) * 2 * params.state_tokens * width;
+  const int32_t slot = params.batch.slots[seq_idx];
+  if (slot < 0) return;  // padding
+  float* state = params.state + static_cast<size_t>(slot) * 2 * params.state_tokens * width;
   for (int row = row_begin; row < row_end; ++row) {
     const int position = params.batch.positions[row];
+    if (position < 0) continue;  // padding
     float* a = state + (position % params.state_tokens) * width;
     float* b = a + params.state_tokens * width;
     const float* gate = params.gate + row * width;

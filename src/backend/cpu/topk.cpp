@@ -74,7 +74,7 @@ void topk(const TopkParams& params) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = params.row_begin + i;
       int32_t* selected = params.selected + row * k;
-      const int num_visible = num_visible_entries(params.positions[row], params.ratio);
+      const int num_visible = std::max(num_visible_entries(params.positions[row], params.ratio), 0);  // 0: padding
       if (num_visible <= k) {
         std::iota(selected, selected + num_visible, 0);
         std::fill(selected + num_visible, selected + k, -1);
