@@ -2,6 +2,7 @@
 // against. Activations, and what a kernel reads twice, are not counted.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -12,6 +13,7 @@ namespace dsv4 {
 // Bytes of one layer's weights by part, scales included.
 struct LayerWeightBytes {
   int64_t core = 0;        // wq_a … wo_b, q and kv norms, sinks
+  int64_t wo_a = 0;        // of these, the grouped projection
   int64_t expert = 0;      // one routed expert
   int64_t shared = 0;      // the shared expert
   int64_t compressor = 0;  // CSA and HCA
@@ -26,7 +28,9 @@ struct LayerWeightBytes {
 struct ModelWeightBytes {
   std::vector<LayerWeightBytes> layers;
   int64_t embedding_row = 0;  // one per token
-  int64_t head = 0;           // output matrix, final norm, the head's hyper-connection
+  int64_t head = 0;           // output matrix
+  int64_t head_mhc = 0;       // the head's hyper-connection
+  int64_t norm = 0;           // in front of the output matrix
 };
 
 ModelWeightBytes model_weight_bytes(const ModelConfig& config);
@@ -62,15 +66,41 @@ struct StepCost {
   StepCost& operator+=(const StepCost& other);
 };
 
+// Kinds of work that are done by different ops, so that an op's time can be held against what it has to do.
+enum class CostPart : uint8_t {
+  kProducts,     // every linear map that is in no other part: queries, window entries, compressors, indexer, output, logits
+  kGrouped,      // the grouped output projection, wo_a
+  kExperts,      // routed and shared
+  kAttention,    // window, selected and visible entries
+  kIndexScores,  // scores of all index entries
+  kMhc,          // hyper-connections, the head's included
+  kRouter,       // gates
+  kOther,        // embedding rows and norms
+};
+inline constexpr int kNumCostParts = 8;
+const char* part_name(CostPart part);
+
+// A step's cost by part.
+struct StepCosts {
+  std::array<StepCost, kNumCostParts> parts;
+
+  StepCost& of(CostPart part) { return parts[static_cast<size_t>(part)]; }
+  const StepCost& of(CostPart part) const { return parts[static_cast<size_t>(part)]; }
+  StepCost total() const;
+  StepCosts& operator+=(const StepCosts& other);
+};
+
 // A decode step of `num_seqs` sequences, one token each, with `context` tokens in each cache: weights read once, with the experts that so
 // many tokens are expected to choose; each sequence's cache.
-StepCost decode_layer_cost(const ModelConfig& config, const LayerWeightBytes& weights, int layer, int num_seqs, int64_t context);
+StepCosts decode_layer_costs(const ModelConfig& config, const LayerWeightBytes& weights, int layer, int num_seqs, int64_t context);
 // All main layers, one embedding row per sequence, and the head with a row of logits for each.
-StepCost decode_cost(const ModelConfig& config, const ModelWeightBytes& weights, int num_seqs, int64_t context);
+StepCosts decode_costs(const ModelConfig& config, const ModelWeightBytes& weights, int num_seqs, int64_t context);
 
-// A prompt: `num_tokens` tokens of one sequence after `first_position` others, in one layer. The weights are read once; the cache bytes
-// are those the last token reads, since a prompt's tokens share them.
-StepCost prefill_layer_cost(const ModelConfig& config, const LayerWeightBytes& weights, int layer, int64_t first_position,
-                            int64_t num_tokens);
+// A step of a prompt: `num_tokens` tokens of one sequence after `first_position` others. The weights are read once; the cache bytes are
+// those the last token reads, since a prompt's tokens share them.
+StepCosts prefill_layer_costs(const ModelConfig& config, const LayerWeightBytes& weights, int layer, int64_t first_position,
+                              int64_t num_tokens);
+// All main layers and the embedding rows; no logits.
+StepCosts prefill_costs(const ModelConfig& config, const ModelWeightBytes& weights, int64_t first_position, int64_t num_tokens);
 
 }  // namespace dsv4

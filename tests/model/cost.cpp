@@ -134,10 +134,10 @@ TEST(Cost, LayersAreThoseOfTheSpecification) {
       EXPECT_NEAR(flop.attention * 1e-6, column.attention_mflop[i], 0.05);
       EXPECT_NEAR(flop.index * 1e-6, column.index_mflop[i], 0.05);
       EXPECT_EQ(layer_kv_bytes(config, column.layer, kContexts[i]), column.kv_bytes[i]);
-      const StepCost step = decode_layer_cost(config, bytes, column.layer, 1, kContexts[i]);
+      const StepCost step = decode_layer_costs(config, bytes, column.layer, 1, kContexts[i]).total();
       EXPECT_NEAR(step.weight_bytes, static_cast<double>(column.weight_bytes), 0.5);
       EXPECT_EQ(step.kv_bytes, static_cast<double>(column.kv_bytes[i]));
-      EXPECT_EQ(step.flop, flop.total());
+      EXPECT_NEAR(step.flop, flop.total(), 1e-9 * flop.total());
     }
   }
 }
@@ -160,7 +160,7 @@ TEST(Cost, WholeModelsAreThoseOfTheSpecification) {
     const ModelConfig config = published_config(column.file);
     const ModelWeightBytes weights = model_weight_bytes(config);
     for (int i = 0; i < 3; ++i) {
-      const StepCost cost = decode_cost(config, weights, 1, kContexts[i]);
+      const StepCost cost = decode_costs(config, weights, 1, kContexts[i]).total();
       EXPECT_NEAR(cost.weight_bytes, static_cast<double>(column.weight_bytes), 0.5);
       EXPECT_EQ(cost.kv_bytes, static_cast<double>(column.kv_bytes[i]));
       EXPECT_NEAR(cost.flop * 1e-9, column.gflop[i], 0.005);
@@ -199,8 +199,8 @@ TEST(Cost, ExpectedExpertsIsTheMeanOverAllChoices) {
 TEST(Cost, ABatchReadsMoreExpertsAndEveryCache) {
   const ModelConfig config = published_config("flash.json");
   const ModelWeightBytes weights = model_weight_bytes(config);
-  const StepCost one = decode_cost(config, weights, 1, 4096);
-  const StepCost many = decode_cost(config, weights, 64, 4096);
+  const StepCost one = decode_costs(config, weights, 1, 4096).total();
+  const StepCost many = decode_costs(config, weights, 64, 4096).total();
   EXPECT_EQ(many.kv_bytes, 64 * one.kv_bytes);
   EXPECT_NEAR(many.flop, 64 * one.flop, 1e-6 * many.flop);
   const double experts = 256.0 * (1.0 - std::pow(1.0 - 6.0 / 256.0, 64)) - 6.0;
@@ -214,13 +214,41 @@ TEST(Cost, APromptCostsItsTokensOneByOne) {
   for (int layer : {0, 2, 3}) {
     const LayerWeightBytes& bytes = weights.layers[static_cast<size_t>(layer)];
     double flop = 0.0;
-    for (int64_t context = 101; context <= 400; ++context) flop += decode_layer_cost(config, bytes, layer, 1, context).flop;
-    const StepCost prompt = prefill_layer_cost(config, bytes, layer, 100, 300);
+    for (int64_t context = 101; context <= 400; ++context) flop += decode_layer_costs(config, bytes, layer, 1, context).total().flop;
+    const StepCost prompt = prefill_layer_costs(config, bytes, layer, 100, 300).total();
     EXPECT_NEAR(prompt.flop, flop, 1e-9 * flop);
     EXPECT_EQ(prompt.kv_bytes, static_cast<double>(layer_kv_bytes(config, layer, 400)));
-    EXPECT_NEAR(prompt.weight_bytes, decode_layer_cost(config, bytes, layer, 300, 1).weight_bytes, 1e-3);
-    EXPECT_EQ(prefill_layer_cost(config, bytes, layer, 100, 0).flop, 0.0);
+    EXPECT_NEAR(prompt.weight_bytes, decode_layer_costs(config, bytes, layer, 300, 1).total().weight_bytes, 1e-3);
+    EXPECT_EQ(prefill_layer_costs(config, bytes, layer, 100, 0).total().flop, 0.0);
   }
+}
+
+// "Weight bytes by part" of spec section 8, and what the parts of a step are.
+TEST(Cost, PartsOfAStepAreThoseOfTheSpecification) {
+  const ModelConfig config = published_config("flash.json");
+  const StepCosts costs = decode_costs(config, model_weight_bytes(config), 1, 4096);
+  EXPECT_NEAR(costs.of(CostPart::kExperts).weight_bytes, 3'449'290'752.0 + 1'082'196'480.0, 0.5);
+  EXPECT_EQ(costs.of(CostPart::kMhc).weight_bytes, 135'537'756.0);  // spec 5.3: the head's included
+  EXPECT_EQ(costs.of(CostPart::kRouter).weight_bytes, 90'218'640.0);
+  const double wo_a = 43.0 * (8192.0 * 4096.0 + 64.0 * 32.0);
+  EXPECT_EQ(costs.of(CostPart::kGrouped).weight_bytes, wo_a);
+  EXPECT_EQ(costs.of(CostPart::kProducts).weight_bytes, 4'599'478'144.0 - wo_a + 525'722'624.0 + 275'353'344.0 + 1'059'061'760.0);
+  EXPECT_EQ(costs.of(CostPart::kOther).weight_bytes, 712'704.0 + 8192.0);
+  EXPECT_EQ(costs.of(CostPart::kIndexScores).kv_bytes, 21.0 * 68 * 1024);
+  EXPECT_EQ(costs.of(CostPart::kAttention).kv_bytes, 584.0 * (2 * 128 + 21 * 640 + 20 * 160));
+  EXPECT_NEAR(costs.of(CostPart::kGrouped).flop, 43.0 * 2 * 8192 * 4096, 1.0);
+  EXPECT_NEAR(costs.of(CostPart::kRouter).flop, 43.0 * 2 * 256 * 4096, 1.0);
+}
+
+TEST(Cost, APromptReadsWeightsOnceAndMakesNoLogits) {
+  const ModelConfig config = published_config("flash.json");
+  const ModelWeightBytes weights = model_weight_bytes(config);
+  const StepCosts prompt = prefill_costs(config, weights, 0, 1);
+  const StepCosts step = decode_costs(config, weights, 1, 1);
+  EXPECT_EQ(prompt.of(CostPart::kExperts).weight_bytes, step.of(CostPart::kExperts).weight_bytes);
+  EXPECT_EQ(step.of(CostPart::kProducts).weight_bytes - prompt.of(CostPart::kProducts).weight_bytes, 1'059'061'760.0);
+  EXPECT_EQ(step.of(CostPart::kProducts).flop - prompt.of(CostPart::kProducts).flop, 2.0 * 129280 * 4096);
+  EXPECT_EQ(prompt.total().kv_bytes, step.total().kv_bytes);
 }
 
 }  // namespace
