@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "ops/attention.h"
 #include "ops/combine.h"
@@ -41,6 +42,12 @@ class Recording {
   virtual void replay() = 0;
   // Kernels that one replay launches; 0 where nothing is launched.
   virtual int num_kernels() const = 0;
+};
+
+// One kernel launch of a profiled run.
+struct ProfiledLaunch {
+  const char* op = nullptr;
+  double seconds = 0.0;
 };
 
 // Pointers in params are the backend's own memory. Ops run in the order of the calls; on a device they may be asynchronous until
@@ -86,6 +93,12 @@ class Backend {
 
   // Runs `ops`, which may only call ops of this backend, and keeps them for replay. Their memory must stay.
   virtual std::unique_ptr<Recording> record(const std::function<void()>& ops) = 0;
+
+  // For benchmarks. Runs `ops`, none of them in a recording, and times every launch by itself, in order: launches do not overlap then, and
+  // each one's time has the cost of the timing in it. Empty where ops are no launches.
+  virtual std::vector<ProfiledLaunch> profile(const std::function<void()>& ops) = 0;
+  // Bytes a second that a large copy within the backend's memory reads and writes together: the ceiling of what ops can move.
+  virtual double measure_copy_rate() = 0;
 
   virtual void embed(const EmbedParams& params) = 0;
   virtual void gather_rows(const GatherRowsParams& params) = 0;

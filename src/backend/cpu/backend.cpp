@@ -10,6 +10,7 @@
 #include <omp.h>
 #endif
 
+#include "backend/cpu/copy_rate.h"
 #include "backend/cpu/ops.h"
 #include "backend/cpu/random.h"
 #include "base/error.h"
@@ -79,6 +80,12 @@ class CpuBackend final : public Backend {
     ops();
     return std::make_unique<CpuRecording>(ops);
   }
+
+  std::vector<ProfiledLaunch> profile(const std::function<void()>& ops) override {
+    ops();
+    return {};
+  }
+  double measure_copy_rate() override { return cpu::measure_copy_rate(*this); }
 
   void embed(const EmbedParams& params) override { cpu::embed(params); }
   void gather_rows(const GatherRowsParams& params) override { cpu::gather_rows(params); }

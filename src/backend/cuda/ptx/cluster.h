@@ -37,6 +37,18 @@ __device__ __forceinline__ float load_cluster(uint32_t address) {
   return value;
 }
 
+__device__ __forceinline__ uint32_t load_cluster_u32(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ uint64_t load_cluster_u64(uint32_t address) {
+  uint64_t value;
+  asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(value) : "r"(address) : "memory");
+  return value;
+}
+
 __device__ __forceinline__ float4 load_cluster_float4(uint32_t address) {
   float4 value;
   asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"

@@ -5,6 +5,7 @@
 #include "backend/cuda/ops.h"
 #include "backend/cuda/runtime/device.h"
 #include "backend/cuda/runtime/launch.h"
+#include "backend/cuda/runtime/profile.h"
 #include "base/error.h"
 
 namespace dsv4 {
@@ -123,6 +124,9 @@ class CudaBackend final : public Backend {
     recording->replay();
     return recording;
   }
+
+  std::vector<ProfiledLaunch> profile(const std::function<void()>& ops) override { return cuda::profile_launches(context_, ops); }
+  double measure_copy_rate() override { return cuda::measure_copy_rate(context_.stream); }
 
   void embed(const EmbedParams& params) override { cuda::embed(context_, params); }
   void gather_rows(const GatherRowsParams& params) override { cuda::gather_rows(context_, params); }
