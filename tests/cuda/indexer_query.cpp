@@ -62,6 +62,9 @@ TEST_F(IndexerQueryGpu, TiesGoToTheEvenCode) {
     iq[i] = to_bf16(sum / 8.0f);
   }
   const Codes actual = run(iq, {0}, 1, kDim), expected = run_cpu(iq, {0}, 1, kDim);
+  const std::vector<float> values = test::read_fp4_values(kDim, actual.codes.data(), actual.scales.data());
+  const float rounded[] = {6.0f, 0.0f, 1.0f, 1.0f, 2.0f, 2.0f, 4.0f, 4.0f, 0.0f, -1.0f, -1.0f, -2.0f, -2.0f, -4.0f, -4.0f, 0.0f};
+  for (int j = 0; j < kDim; ++j) EXPECT_EQ(values[j], j < 16 ? rounded[j] : 0.0f) << "dim " << j;
   EXPECT_TRUE(test::same_bytes(actual.codes, expected.codes));
   EXPECT_TRUE(test::same_bytes(actual.scales, expected.scales));
 }
