@@ -37,6 +37,9 @@ struct SampleRow {
   const TokenCount* history = nullptr;  // [num_history], each token id once
   int32_t num_history = 0;
   int32_t num_logprobs = 0;  // alternatives wanted
+
+  // The same settings and the same lists, as pointers.
+  bool operator==(const SampleRow&) const = default;
 };
 
 // All pointers, those in the rows included, are backend memory.
