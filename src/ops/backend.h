@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "ops/advance.h"
 #include "ops/attention.h"
 #include "ops/combine.h"
 #include "ops/compress.h"
@@ -50,6 +51,26 @@ struct ProfiledLaunch {
   double seconds = 0.0;
 };
 
+// A place in the order of a backend's work that the host can wait for.
+class Marker {
+ public:
+  virtual ~Marker() = default;
+  // Moves it behind everything that was asked of the backend so far. Not to be called while recording.
+  virtual void set() = 0;
+  // Returns once the backend is past it; at once where it was never set.
+  virtual void wait() = 0;
+};
+
+// What a backend has done since it was made. Counts of what a backend does not have stay 0.
+struct StepCounters {
+  int64_t graph_launches = 0;    // replays of recordings
+  int64_t kernel_launches = 0;   // one by one
+  int64_t synchronizations = 0;  // times the host waited
+  int64_t allocations = 0;       // of device and of host memory
+  int64_t uploaded_bytes = 0;    // from the host
+  int64_t downloaded_bytes = 0;  // to the host; a device does not count those of its recordings
+};
+
 // Pointers in params are the backend's own memory. Ops run in the order of the calls; on a device they may be asynchronous until
 // synchronize(). Rows at a negative position are padding: no op touches a cache for them, and what it computes for them is unspecified but
 // finite.
@@ -91,7 +112,18 @@ class Backend {
   virtual void copy_to_host(void* destination, const void* source, size_t bytes) = 0;
   virtual void synchronize() = 0;
 
-  // Runs `ops`, which may only call ops of this backend, and keeps them for replay. Their memory must stay.
+  // Zero-filled host memory that a device copies from and to without a stop (pinned). Throws Error when there is none.
+  virtual void* allocate_host(size_t bytes) = 0;
+  virtual void deallocate_host(void* memory, size_t bytes) = 0;
+  // Copies in the order of the ops; the host side is memory of allocate_host(), and must not be written, or read, before a marker behind
+  // the copy was waited for. The copy to the host may be recorded.
+  virtual void copy_from_host_async(void* destination, const void* source, size_t bytes) = 0;
+  virtual void copy_to_host_async(void* destination, const void* source, size_t bytes) = 0;
+  virtual std::unique_ptr<Marker> make_marker() = 0;
+  virtual StepCounters counters() const = 0;
+
+  // Runs `ops`, which may only call ops of this backend and copy_to_host_async(), and keeps them for replay. Their memory must stay. Where
+  // they throw, nothing is kept.
   virtual std::unique_ptr<Recording> record(const std::function<void()>& ops) = 0;
 
   // For benchmarks. Runs `ops`, none of them in a recording, and times every launch by itself, in order: launches do not overlap then, and
@@ -100,6 +132,7 @@ class Backend {
   // Bytes a second that a large copy within the backend's memory reads and writes together: the ceiling of what ops can move.
   virtual double measure_copy_rate() = 0;
 
+  virtual void advance(const AdvanceParams& params) = 0;
   virtual void embed(const EmbedParams& params) = 0;
   virtual void gather_rows(const GatherRowsParams& params) = 0;
   virtual void rms_norm(const RmsNormParams& params) = 0;

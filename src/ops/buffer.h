@@ -42,4 +42,27 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
+// The same for host memory that a device reaches (Backend::allocate_host).
+class HostBuffer {
+ public:
+  HostBuffer(Backend& backend, size_t bytes) : backend_(&backend), data_(backend.allocate_host(bytes)), bytes_(bytes) {}
+  HostBuffer(HostBuffer&& other) noexcept
+      : backend_(other.backend_), data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  HostBuffer& operator=(HostBuffer&&) = delete;
+  ~HostBuffer() {
+    if (data_ != nullptr) backend_->deallocate_host(data_, bytes_);
+  }
+
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  Backend* backend_;
+  void* data_;
+  size_t bytes_;
+};
+
 }  // namespace dsv4

@@ -3,7 +3,7 @@
 // with x_i ~ Exp(1) from a counter-based generator keyed by (seed, draw_idx): the same draw whatever else is in the batch: x_i = −log(u_i),
 // u_i = sample_uniform(i, draw_idx, seed) of base/philox.h. Temperature 0 is argmax, equal logits in favour of the lower id. A logit of
 // −inf (a ban) is never drawn. Each row needs at least one finite logit after the bias, and none that is NaN or +inf: the CPU op throws
-// Error otherwise.
+// Error otherwise, a device draws −1.
 #pragma once
 
 #include <cstdint>
@@ -37,6 +37,9 @@ struct SampleRow {
   const TokenCount* history = nullptr;  // [num_history], each token id once
   int32_t num_history = 0;
   int32_t num_logprobs = 0;  // alternatives wanted
+
+  // The same settings and the same lists, as pointers.
+  bool operator==(const SampleRow&) const = default;
 };
 
 struct SampleParams {

@@ -46,7 +46,7 @@ struct Step {
     seq_idx.push_back(static_cast<int32_t>(slots.size()));
     row_begin.push_back(static_cast<int32_t>(positions.size()));
     slots.push_back(-1);
-    page_table.insert(page_table.end(), static_cast<size_t>(pages_per_slot), -1);
+    for (int page = 0; page < pages_per_slot; ++page) page_table.push_back(-1);
   }
 
   BatchView view() const {

@@ -30,6 +30,13 @@ class CpuRecording final : public Recording {
   std::function<void()> ops_;
 };
 
+// The host is never behind.
+class CpuMarker final : public Marker {
+ public:
+  void set() override {}
+  void wait() override {}
+};
+
 class CpuBackend final : public Backend {
  public:
   const char* name() const override { return "cpu"; }
@@ -37,6 +44,7 @@ class CpuBackend final : public Backend {
   // Anonymous mappings: zero-filled, page-aligned, committed when touched, so that a cache costs what it holds.
   void* allocate(size_t bytes) override {
     if (bytes == 0) return nullptr;
+    ++counters_.allocations;
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) fail("cannot allocate {} bytes: {}", bytes, std::strerror(errno));
     return memory;
@@ -73,9 +81,23 @@ class CpuBackend final : public Backend {
     return {codes, random_scale_array(rows, cols / kFp4Block, cols, kRandomFp4Deviation, seed)};
   }
 
-  void copy_from_host(void* destination, const void* source, size_t bytes) override { std::memcpy(destination, source, bytes); }
-  void copy_to_host(void* destination, const void* source, size_t bytes) override { std::memcpy(destination, source, bytes); }
+  void copy_from_host(void* destination, const void* source, size_t bytes) override {
+    counters_.uploaded_bytes += static_cast<int64_t>(bytes);
+    std::memcpy(destination, source, bytes);
+  }
+  void copy_to_host(void* destination, const void* source, size_t bytes) override {
+    counters_.downloaded_bytes += static_cast<int64_t>(bytes);
+    std::memcpy(destination, source, bytes);
+  }
   void synchronize() override {}
+
+  void* allocate_host(size_t bytes) override { return allocate(bytes); }
+  void deallocate_host(void* memory, size_t bytes) override { deallocate(memory, bytes); }
+  void copy_from_host_async(void* destination, const void* source, size_t bytes) override { copy_from_host(destination, source, bytes); }
+  void copy_to_host_async(void* destination, const void* source, size_t bytes) override { copy_to_host(destination, source, bytes); }
+  std::unique_ptr<Marker> make_marker() override { return std::make_unique<CpuMarker>(); }
+  StepCounters counters() const override { return counters_; }
+
   std::unique_ptr<Recording> record(const std::function<void()>& ops) override {
     ops();
     return std::make_unique<CpuRecording>(ops);
@@ -87,6 +109,7 @@ class CpuBackend final : public Backend {
   }
   double measure_copy_rate() override { return cpu::measure_copy_rate(*this); }
 
+  void advance(const AdvanceParams& params) override { cpu::advance(params); }
   void embed(const EmbedParams& params) override { cpu::embed(params); }
   void gather_rows(const GatherRowsParams& params) override { cpu::gather_rows(params); }
   void rms_norm(const RmsNormParams& params) override { cpu::rms_norm(params); }
@@ -124,6 +147,7 @@ class CpuBackend final : public Backend {
     return static_cast<const uint8_t*>(random_memory(elements(rows, blocks), random_scales(cols, code_deviation), ~seed));
   }
 
+  StepCounters counters_;
   std::vector<Buffer> random_weights_;
 };
 

@@ -6,6 +6,7 @@
 
 namespace dsv4::cpu {
 
+void advance(const AdvanceParams& params);
 void embed(const EmbedParams& params);
 void gather_rows(const GatherRowsParams& params);
 void rms_norm(const RmsNormParams& params);

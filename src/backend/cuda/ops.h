@@ -3,6 +3,7 @@
 #pragma once
 
 #include "backend/cuda/runtime/launch.h"
+#include "ops/advance.h"
 #include "ops/attention.h"
 #include "ops/combine.h"
 #include "ops/compress.h"
@@ -31,6 +32,7 @@
 
 namespace dsv4::cuda {
 
+void advance(Context& context, const AdvanceParams& params);
 void embed(Context& context, const EmbedParams& params);
 void gather_rows(Context& context, const GatherRowsParams& params);
 void rms_norm(Context& context, const RmsNormParams& params);

@@ -2,6 +2,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstring>
+#include <exception>
+#include <vector>
+
 #include "backend/cuda/ops.h"
 #include "backend/cuda/runtime/device.h"
 #include "backend/cuda/runtime/launch.h"
@@ -16,7 +20,7 @@ using cuda::check;
 // A CUDA graph.
 class GraphRecording final : public Recording {
  public:
-  GraphRecording(cudaGraph_t graph, cudaStream_t stream) : stream_(stream) {
+  GraphRecording(cudaGraph_t graph, cudaStream_t stream, StepCounters& counters) : stream_(stream), counters_(counters) {
     size_t num_nodes = 0;
     check(cudaGraphGetNodes(graph, nullptr, &num_nodes), "cudaGraphGetNodes");
     std::vector<cudaGraphNode_t> nodes(num_nodes);
@@ -27,18 +31,50 @@ class GraphRecording final : public Recording {
       if (type == cudaGraphNodeTypeKernel) ++num_kernels_;
     }
     check(cudaGraphInstantiate(&executable_, graph, 0), "cudaGraphInstantiate");
+    check(cudaGraphUpload(executable_, stream_), "cudaGraphUpload");
   }
   ~GraphRecording() override { cudaGraphExecDestroy(executable_); }
   GraphRecording(const GraphRecording&) = delete;
   GraphRecording& operator=(const GraphRecording&) = delete;
 
-  void replay() override { check(cudaGraphLaunch(executable_, stream_), "cudaGraphLaunch"); }
+  void replay() override {
+    check(cudaGraphLaunch(executable_, stream_), "cudaGraphLaunch");
+    ++counters_.graph_launches;
+  }
   int num_kernels() const override { return num_kernels_; }
 
  private:
   cudaStream_t stream_;
+  StepCounters& counters_;
   cudaGraphExec_t executable_ = nullptr;
   int num_kernels_ = 0;
+};
+
+// A CUDA event.
+class EventMarker final : public Marker {
+ public:
+  EventMarker(cudaStream_t stream, StepCounters& counters) : stream_(stream), counters_(counters) {
+    check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate");
+  }
+  ~EventMarker() override { cudaEventDestroy(event_); }
+  EventMarker(const EventMarker&) = delete;
+  EventMarker& operator=(const EventMarker&) = delete;
+
+  void set() override {
+    check(cudaEventRecord(event_, stream_), "cudaEventRecord");
+    is_set_ = true;
+  }
+  void wait() override {
+    if (!is_set_) return;
+    check(cudaEventSynchronize(event_), "cudaEventSynchronize");
+    ++counters_.synchronizations;
+  }
+
+ private:
+  cudaStream_t stream_;
+  StepCounters& counters_;
+  cudaEvent_t event_ = nullptr;
+  bool is_set_ = false;
 };
 
 class CudaBackend final : public Backend {
@@ -67,6 +103,7 @@ class CudaBackend final : public Backend {
   void* allocate(size_t bytes) override {
     if (bytes == 0) return nullptr;
     void* memory = nullptr;
+    ++counters_.allocations;
     const cudaError_t status = cudaMalloc(&memory, bytes);
     if (status != cudaSuccess) {
       cudaGetLastError();
@@ -101,33 +138,76 @@ class CudaBackend final : public Backend {
 
   void copy_from_host(void* destination, const void* source, size_t bytes) override {
     check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyHostToDevice, context_.stream), "cudaMemcpyAsync");
+    counters_.uploaded_bytes += static_cast<int64_t>(bytes);
   }
   void copy_to_host(void* destination, const void* source, size_t bytes) override {
-    check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToHost, context_.stream), "cudaMemcpyAsync");
+    copy_to_host_async(destination, source, bytes);
     synchronize();
   }
-  void synchronize() override { check(cudaStreamSynchronize(context_.stream), "cudaStreamSynchronize"); }
+  void synchronize() override {
+    check(cudaStreamSynchronize(context_.stream), "cudaStreamSynchronize");
+    ++counters_.synchronizations;
+  }
 
+  void* allocate_host(size_t bytes) override {
+    if (bytes == 0) return nullptr;
+    void* memory = nullptr;
+    ++counters_.allocations;
+    const cudaError_t status = cudaMallocHost(&memory, bytes);
+    if (status != cudaSuccess) {
+      cudaGetLastError();
+      fail("cannot allocate {} bytes of pinned host memory: {}", bytes, cudaGetErrorString(status));
+    }
+    std::memset(memory, 0, bytes);
+    return memory;
+  }
+  void deallocate_host(void* memory, size_t) override {
+    cudaStreamSynchronize(context_.stream);
+    cudaFreeHost(memory);
+  }
+  // From pinned memory the same call does not wait for the copy.
+  void copy_from_host_async(void* destination, const void* source, size_t bytes) override { copy_from_host(destination, source, bytes); }
+  void copy_to_host_async(void* destination, const void* source, size_t bytes) override {
+    check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToHost, context_.stream), "cudaMemcpyAsync");
+    if (!capturing_) counters_.downloaded_bytes += static_cast<int64_t>(bytes);
+  }
+  std::unique_ptr<Marker> make_marker() override { return std::make_unique<EventMarker>(context_.stream, counters_); }
+  StepCounters counters() const override {
+    StepCounters counters = counters_;
+    counters.kernel_launches = context_.launches.total() - num_captured_;
+    return counters;
+  }
+
+  // The ops run once launch by launch, which also loads their kernels: that must not happen while a graph is being captured.
   std::unique_ptr<Recording> record(const std::function<void()>& ops) override {
+    ops();
+    const int64_t num_launched = context_.launches.total();
     check(cudaStreamBeginCapture(context_.stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    capturing_ = true;
     cudaGraph_t graph = nullptr;
+    std::exception_ptr error;
     try {
       ops();
     } catch (...) {
-      cudaStreamEndCapture(context_.stream, &graph);
-      if (graph != nullptr) cudaGraphDestroy(graph);
-      throw;
+      error = std::current_exception();
     }
-    check(cudaStreamEndCapture(context_.stream, &graph), "cudaStreamEndCapture");
-    auto recording = std::make_unique<GraphRecording>(graph, context_.stream);
-    check(cudaGraphDestroy(graph), "cudaGraphDestroy");
-    recording->replay();
-    return recording;
+    capturing_ = false;
+    num_captured_ += context_.launches.total() - num_launched;
+    const cudaError_t status = cudaStreamEndCapture(context_.stream, &graph);
+    if (error != nullptr) {
+      cudaGetLastError();
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      std::rethrow_exception(error);
+    }
+    check(status, "cudaStreamEndCapture");
+    const std::unique_ptr<CUgraph_st, decltype(&cudaGraphDestroy)> owner(graph, &cudaGraphDestroy);
+    return std::make_unique<GraphRecording>(graph, context_.stream, counters_);
   }
 
   std::vector<ProfiledLaunch> profile(const std::function<void()>& ops) override { return cuda::profile_launches(context_, ops); }
   double measure_copy_rate() override { return cuda::measure_copy_rate(context_.stream); }
 
+  void advance(const AdvanceParams& params) override { cuda::advance(context_, params); }
   void embed(const EmbedParams& params) override { cuda::embed(context_, params); }
   void gather_rows(const GatherRowsParams& params) override { cuda::gather_rows(context_, params); }
   void rms_norm(const RmsNormParams& params) override { cuda::rms_norm(context_, params); }
@@ -162,6 +242,9 @@ class CudaBackend final : public Backend {
 
  private:
   cuda::Context context_;
+  StepCounters counters_;     // kernel_launches are counted by the context
+  int64_t num_captured_ = 0;  // launches that went into recordings
+  bool capturing_ = false;
 };
 
 }  // namespace
