@@ -39,6 +39,7 @@ ALLOWED_INCLUDES = {
 
 # Headers of src/ops that are not ops: the interface, and what several contracts share.
 SHARED_OP_HEADERS = {"backend", "batch", "buffer", "groups", "kv_layout", "weight"}
+CUDA_KERNELS = [f"src/backend/cuda/{folder}" for folder in ("any", "sm90", "sm100")]
 # Host libraries that no header reachable from device code may bring in.
 HOST_LIBRARIES = re.compile(r"<(?:fmt|spdlog|nlohmann|CLI)/")
 
@@ -307,11 +308,23 @@ def check_plain_headers(tree):
                 pending.append(target)
 
 
+def kernel_stem(tree, op):
+    """Stem of the .cu file that has the op's function: its own, or that of an op it shares a kernel with; None without one."""
+    if any(op in tree.stems(folder, ".cu") for folder in CUDA_KERNELS):
+        return op
+    for file in tree.cpp():
+        if file.pure.suffix == ".cu" and file.pure.parent.as_posix() in CUDA_KERNELS:
+            if re.search(rf"^void {op}\(Context& context\b", file.code, re.MULTILINE):
+                return file.pure.stem
+    return None
+
+
 def check_op_rooms(tree):
     """An op is found by its stem in every room."""
     ops = sorted(tree.ops())
     backend = tree.files.get("src/ops/backend.h")
     rooms = [("src/backend/cpu", ".cpp"), ("tests/ops", ".cpp"), ("bench/ops", ".cpp")]
+    with_kernels = any(tree.has_folder(folder) for folder in CUDA_KERNELS)
     for op in ops:
         contract = f"src/ops/{op}.h"
         for folder, suffix in rooms:
@@ -319,16 +332,21 @@ def check_op_rooms(tree):
                 yield Finding(contract, 1, "op-rooms", f"{folder}/{op}{suffix} is missing")
         if backend is not None and not re.search(rf"\bvirtual void {op}\(", backend.code):
             yield Finding(contract, 1, "op-rooms", f"Backend::{op} is missing in src/ops/backend.h")
-        if any(tree.has_folder(f"src/backend/cuda/{folder}") for folder in ("any", "sm90")):
-            if not any(op in tree.stems(f"src/backend/cuda/{folder}", ".cu") for folder in ("any", "sm90", "sm100")):
-                yield Finding(contract, 1, "op-rooms", f"{op}.cu is missing in src/backend/cuda/any or sm90")
+        if not with_kernels:
+            continue
+        stem = kernel_stem(tree, op)
+        if stem is None:
+            yield Finding(contract, 1, "op-rooms", f"src/backend/cuda/any or sm90 has neither {op}.cu nor void {op}(Context&…)")
+        elif not {op, stem} & tree.stems("tests/cuda", ".cpp"):
+            yield Finding(contract, 1, "op-rooms", f"tests/cuda/{stem}.cpp is missing, or a test of {op} alone")
     for stem in sorted(tree.stems("src/ops", ".h") - SHARED_OP_HEADERS - set(ops) - tree.stems("tests/ops", ".cpp")):
         yield Finding(f"src/ops/{stem}.h", 1, "op-rooms", f"tests/ops/{stem}.cpp is missing (a building block of ops)")
 
 
 def check_mirrors(tree):
-    """Tests and benchmarks carry the stem of what they test."""
-    homes = {"ops": ["src/ops", "src/backend/cpu"], "cuda": ["src/backend/cuda"]}
+    """Tests and benchmarks carry the stem of what they test; a test on a GPU may be one of the whole model."""
+    cuda = [f"src/backend/cuda/{folder}" for folder in ("runtime", "tune", "block")]
+    homes = {"ops": ["src/ops", "src/backend/cpu"], "cuda": [*CUDA_KERNELS, *cuda, "src/model", "src/runtime"]}
     for file in tree.cpp():
         parts = file.pure.parts
         if parts[0] == "tests" and len(parts) == 3 and file.pure.suffix == ".cpp" and parts[1] != "support":
@@ -338,6 +356,25 @@ def check_mirrors(tree):
         if parts[:2] == ("bench", "ops") and file.pure.suffix == ".cpp":
             if file.pure.stem not in tree.stems("src/ops", ".h") - SHARED_OP_HEADERS:
                 yield Finding(file.path, 1, "mirror", f"src/ops/{file.pure.stem}.h is not an op")
+
+
+def check_launches(tree):
+    """Kernels of the house start in runtime/launch.h, which counts them; those of the layout tests may start by themselves."""
+    for file in tree.cpp():
+        if not file.path.startswith("src/backend/cuda/") or file.path == "src/backend/cuda/runtime/launch.h":
+            continue
+        for line, match in file.matches(r"<<<|\bcu(?:da)?Launch\w*Kernel\w*"):
+            yield Finding(file.path, line, "launch", f"{match.group()}: kernels are started by runtime/launch.h alone")
+
+
+def check_tune(tree):
+    """Launch configurations are plain host code, so that they are tested without a GPU."""
+    for file in tree.cpp():
+        if file.pure.parent.as_posix() != "src/backend/cuda/tune":
+            continue
+        for line, include in file.includes():
+            if re.match(r'[<"]cuda|"backend/cuda/(?!tune/)', include):
+                yield Finding(file.path, line, "tune", f"{include} in tune/, expected base, ops and tune alone")
 
 
 def check_document_links(tree):
@@ -365,6 +402,8 @@ RULES = [
     check_plain_headers,
     check_op_rooms,
     check_mirrors,
+    check_launches,
+    check_tune,
     check_document_links,
 ]
 

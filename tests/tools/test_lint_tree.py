@@ -19,6 +19,7 @@ CLEAN = {
     "src/backend/cuda/ptx/mma.h": '// mma.\n#pragma once\ninline void mma() { asm volatile(""); }\n',
     "src/backend/cuda/sm90/scale.cu": '#include "backend/cuda/ptx/mma.h"\n',
     "tests/ops/scale.cpp": "int main() { return 0; }\n",
+    "tests/cuda/scale.cpp": "int main() { return 0; }\n",
     "tests/base/env.cpp": "int main() { return 0; }\n",
     "bench/ops/scale.cpp": "int main() { return 0; }\n",
     "docs/a.md": "See [b](b.md#part), [web](https://example.org) and [here](#there).\n",
@@ -180,19 +181,48 @@ class TreeRules(LintTest):
         self.assertEqual(self.lint({"src/base/error.h": chain["src/base/error.h"]}), [])
 
     def test_op_rooms(self):
-        for path in ("src/backend/cpu/scale.cpp", "bench/ops/scale.cpp", "tests/ops/scale.cpp", "src/backend/cuda/sm90/scale.cu"):
-            other_kernel = {"src/backend/cuda/any/other.cu": "int f();\n"}
-            self.assertEqual(self.lint({path: None, **other_kernel}), ["src/ops/scale.h:1: op-rooms"])
-        without_cuda = {path: None for path in CLEAN if path.startswith("src/backend/cuda")}
+        for path in ("src/backend/cpu/scale.cpp", "bench/ops/scale.cpp", "tests/ops/scale.cpp"):
+            self.assertEqual(self.lint({path: None}), ["src/ops/scale.h:1: op-rooms"])
+        no_kernel = {"src/backend/cuda/sm90/scale.cu": None, "src/backend/cuda/any/other.cu": "int f();\n"}
+        self.assertEqual(self.lint({**no_kernel, "tests/cuda/scale.cpp": None}), ["src/ops/scale.h:1: op-rooms"])
+        without_cuda = {path: None for path in CLEAN if path.startswith(("src/backend/cuda", "tests/cuda"))}
         self.assertEqual(self.lint(without_cuda), [])
-        host_side_only = {"src/backend/cuda/sm90/scale.cu": None, "src/backend/cuda/runtime/device.cpp": "int f();\n"}
-        self.assertEqual(self.lint(host_side_only), [])
+        host_side_only = {"src/backend/cuda/sm90/scale.cu": None, "tests/cuda/scale.cpp": None}
+        self.assertEqual(self.lint({**host_side_only, "src/backend/cuda/runtime/device.cpp": "int f();\n"}), [])
         self.assertEqual(self.lint({"src/ops/backend.h": "// Ops.\n#pragma once\n"}), ["src/ops/scale.h:1: op-rooms"])
         self.assertEqual(self.lint({"src/ops/rope.h": "// Rotations.\n#pragma once\n"}), ["src/ops/rope.h:1: op-rooms"])
+
+    def test_kernels_that_ops_share(self):
+        shared = {"src/backend/cuda/sm90/scale.cu": None, "tests/cuda/scale.cpp": None, "tests/cuda/group.cpp": "int f();\n"}
+        other = "src/backend/cuda/any/group.cu"
+        self.assertEqual(self.lint({**shared, other: "void scale(Context& context, const ScaleParams& params) {}\n"}), [])
+        for text in ("// void scale(Context& context)\n", "void scaled(Context& context);\n", "int scale(Context& context);\n"):
+            self.assertEqual(self.lint({**shared, other: text}), ["src/ops/scale.h:1: op-rooms"], text)
+        untested = {"tests/cuda/scale.cpp": None}
+        self.assertEqual(self.lint(untested), ["src/ops/scale.h:1: op-rooms"])
+
+    def test_launches(self):
+        for call in ("kernel<<<1, 32>>>()", "cudaLaunchKernelEx(a, b)", "cuLaunchKernel(a)"):
+            text = f"void f() {{ {call}; }}\n"
+            self.assertEqual(self.lint({"src/backend/cuda/sm90/scale.cu": text}), ["src/backend/cuda/sm90/scale.cu:1: launch"], text)
+        launcher = "// Launches.\n#pragma once\nvoid f() { cudaLaunchKernelEx(a, b); }\n"
+        self.assertEqual(self.lint({"src/backend/cuda/runtime/launch.h": launcher}), [])
+        self.assertEqual(self.lint({"src/backend/cuda/sm90/scale.cu": "// <<<\nvoid f() { cudaGraphLaunch(a, b); }\n"}), [])
+        self.assertEqual(self.lint({"tests/cuda/layout/mma.cu": "void f() { kernel<<<1, 32>>>(); }\n"}), [])
+
+    def test_tune(self):
+        for include in ("<cuda_runtime.h>", '"backend/cuda/runtime/launch.h"'):
+            text = f"// A.\n#pragma once\n#include {include}\n"
+            self.assertEqual(self.lint({"src/backend/cuda/tune/scale.h": text}), ["src/backend/cuda/tune/scale.h:3: tune"])
+        own = '// A.\n#pragma once\n#include <vector>\n#include "backend/cuda/tune/tiles.h"\n#include "ops/scale.h"\n'
+        self.assertEqual(self.lint({"src/backend/cuda/tune/scale.h": own}), [])
 
     def test_mirrors(self):
         self.assertEqual(self.lint({"tests/base/unknown.cpp": "int f();\n"}), ["tests/base/unknown.cpp:1: mirror"])
         self.assertEqual(self.lint({"bench/ops/batch.cpp": "int f();\n"}), ["bench/ops/batch.cpp:1: mirror"])
+        self.assertEqual(self.lint({"tests/cuda/unknown.cpp": "int f();\n"}), ["tests/cuda/unknown.cpp:1: mirror"])
+        of_the_model = {"tests/cuda/engine.cpp": "int f();\n", "src/runtime/engine.cpp": "int f();\n"}
+        self.assertEqual(self.lint(of_the_model), [])
         self.assertEqual(self.lint({"tests/support/compare.cpp": "int f();\n", "tests/cuda/layout/mma.cu": "int f();\n"}), [])
 
 

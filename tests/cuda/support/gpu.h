@@ -17,9 +17,6 @@ namespace dsv4::test {
 // Tests on a GPU; skipped with a message where there is none.
 class GpuTest : public ::testing::Test {
  protected:
-  static void SetUpTestSuite() {
-    if (backend_ptr() == nullptr && !cuda_devices().empty()) backend_ptr() = make_cuda_backend(0).release();
-  }
   void SetUp() override {
     if (backend_ptr() == nullptr) GTEST_SKIP() << "no CUDA device on this machine";
   }
@@ -28,8 +25,8 @@ class GpuTest : public ::testing::Test {
   static Backend& gpu() { return *backend_ptr(); }
 
  private:
-  static Backend*& backend_ptr() {
-    static Backend* backend = nullptr;
+  static Backend* backend_ptr() {
+    static Backend* const backend = cuda_devices().empty() ? nullptr : make_cuda_backend(0).release();
     return backend;
   }
 };

@@ -296,10 +296,10 @@ class CudaBackend final : public Backend {
   }
 
   cuda::Context context_;
-  std::optional<cuda::Loader> loader_;  // made once the device is known
-  StepCounters counters_;               // kernel_launches are counted by the context
-  int64_t num_captured_ = 0;            // launches that went into recordings
+  StepCounters counters_;     // kernel_launches are counted by the context
+  int64_t num_captured_ = 0;  // launches that went into recordings
   bool capturing_ = false;
+  std::optional<cuda::Loader> loader_;  // made once the device is known
 };
 
 }  // namespace
