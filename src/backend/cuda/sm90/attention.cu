@@ -103,12 +103,19 @@ struct Work {
   const int32_t* page_table;  // of the sequence
 };
 
+// A load that the compiler leaves where it is: loads that do not wait for each other's values are then under way together.
+__device__ __forceinline__ int load_here(const int32_t* address) {
+  return *static_cast<const volatile int32_t*>(address);
+}
+
 // False: the row belongs to the other launch.
-__device__ __forceinline__ bool find_keys(const Arguments& args, Work& work) {
+__device__ __forceinline__ bool find_keys(const Arguments& args, int seq_idx, Work& work) {
   const AttentionParams& params = args.params;
   const BatchView& batch = params.batch;
-  const int seq_idx = batch.seq_idx[work.row];
-  const int num_rows = batch.row_begin[seq_idx + 1] - batch.row_begin[seq_idx];
+  const int row_begin = load_here(batch.row_begin + seq_idx);
+  const int row_end = load_here(batch.row_begin + seq_idx + 1);
+  const int slot = load_here(batch.slots + seq_idx);
+  const int num_rows = row_end - row_begin;
   if (num_rows < args.min_rows || num_rows > args.max_rows) return false;
   work.first_position = max(work.position - params.window + 1, 0);
   work.num_window = work.position - work.first_position + 1;
@@ -120,7 +127,7 @@ __device__ __forceinline__ bool find_keys(const Arguments& args, Work& work) {
   const int num_tiles = (work.num_keys + kKeyTile - 1) / kKeyTile;
   work.tile_begin = num_tiles * work.rank / work.num_ranks;
   work.tile_end = num_tiles * (work.rank + 1) / work.num_ranks;
-  work.ring = params.ring.data + static_cast<size_t>(batch.slots[seq_idx]) * args.ring_page_bytes;
+  work.ring = params.ring.data + static_cast<size_t>(slot) * args.ring_page_bytes;
   work.page_table = batch.page_table + static_cast<int64_t>(seq_idx) * batch.page_table_stride;
   return true;
 }
@@ -494,12 +501,13 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads, 1) attention_kernel(con
   }
   ptx::grid_dependency_wait();
   ptx::grid_launch_dependents();
-  work.position = params.batch.positions[work.row];
+  work.position = load_here(params.batch.positions + work.row);
+  const int seq_idx = load_here(params.batch.seq_idx + work.row);
   if (work.position < 0) {
     write_zeros<kDim>(params, work);
     return;
   }
-  if (!find_keys(args, work)) return;
+  if (!find_keys(args, seq_idx, work)) return;
   __syncthreads();
 
   if (thread >= S::kConsumers) {
