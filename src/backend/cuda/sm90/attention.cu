@@ -17,7 +17,7 @@
 // every 8th head: adds the parts in the order of the ranks, divides, rounds, rotates back, rounds, stores.
 //
 // Budget per tile of 64 keys, D = 512: S 2 × 32 wgmma m64n64k16 = 2048 cycles (half of it repeated work), P·K 2 × 8 m64n256k16 = 2048
-// cycles; the gather is 36 KiB and about 1500 issue slots per scheduler, under them. docs/kernels/attention.md has the rest.
+// cycles; the gather is 36 KiB and about 1000 issue slots per scheduler, under them. docs/kernels/attention.md has the rest.
 #include "backend/cuda/block/formats.h"
 #include "backend/cuda/block/reduce.h"
 #include "backend/cuda/block/rope.h"
@@ -382,6 +382,11 @@ __device__ __forceinline__ void consume(const Arguments& args, const Work& work,
       for (int i = 0; i < S::kGroupDims / 2; ++i) o[i] *= scale[i / 2 % 2];
     }
     fence_operands(o);
+#pragma unroll
+    for (int k = 0; k < kKeyTile / 16; ++k) {
+      fence_operands(high[k]);
+      fence_operands(low[k]);
+    }
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kKeyTile / 16; ++k) {
