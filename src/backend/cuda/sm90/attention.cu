@@ -17,7 +17,7 @@
 // every 8th head: adds the parts in the order of the ranks, divides, rounds, rotates back, rounds, stores.
 //
 // Budget per tile of 64 keys, D = 512: S 2 × 32 wgmma m64n64k16 = 2048 cycles (half of it repeated work), P·K 2 × 8 m64n256k16 = 2048
-// cycles; the gather is 36 KiB and about 1500 issue slots per scheduler, under them. docs/kernels/attention.md has the rest.
+// cycles; the gather is 36 KiB and about 1000 issue slots per scheduler, under them. docs/kernels/attention.md has the rest.
 #include "backend/cuda/block/formats.h"
 #include "backend/cuda/block/reduce.h"
 #include "backend/cuda/block/rope.h"
@@ -103,12 +103,19 @@ struct Work {
   const int32_t* page_table;  // of the sequence
 };
 
+// A load that the compiler leaves where it is: loads that do not wait for each other's values are then under way together.
+__device__ __forceinline__ int load_here(const int32_t* address) {
+  return *static_cast<const volatile int32_t*>(address);
+}
+
 // False: the row belongs to the other launch.
-__device__ __forceinline__ bool find_keys(const Arguments& args, Work& work) {
+__device__ __forceinline__ bool find_keys(const Arguments& args, int seq_idx, Work& work) {
   const AttentionParams& params = args.params;
   const BatchView& batch = params.batch;
-  const int seq_idx = batch.seq_idx[work.row];
-  const int num_rows = batch.row_begin[seq_idx + 1] - batch.row_begin[seq_idx];
+  const int row_begin = load_here(batch.row_begin + seq_idx);
+  const int row_end = load_here(batch.row_begin + seq_idx + 1);
+  const int slot = load_here(batch.slots + seq_idx);
+  const int num_rows = row_end - row_begin;
   if (num_rows < args.min_rows || num_rows > args.max_rows) return false;
   work.first_position = max(work.position - params.window + 1, 0);
   work.num_window = work.position - work.first_position + 1;
@@ -120,7 +127,7 @@ __device__ __forceinline__ bool find_keys(const Arguments& args, Work& work) {
   const int num_tiles = (work.num_keys + kKeyTile - 1) / kKeyTile;
   work.tile_begin = num_tiles * work.rank / work.num_ranks;
   work.tile_end = num_tiles * (work.rank + 1) / work.num_ranks;
-  work.ring = params.ring.data + static_cast<size_t>(batch.slots[seq_idx]) * args.ring_page_bytes;
+  work.ring = params.ring.data + static_cast<size_t>(slot) * args.ring_page_bytes;
   work.page_table = batch.page_table + static_cast<int64_t>(seq_idx) * batch.page_table_stride;
   return true;
 }
@@ -375,6 +382,11 @@ __device__ __forceinline__ void consume(const Arguments& args, const Work& work,
       for (int i = 0; i < S::kGroupDims / 2; ++i) o[i] *= scale[i / 2 % 2];
     }
     fence_operands(o);
+#pragma unroll
+    for (int k = 0; k < kKeyTile / 16; ++k) {
+      fence_operands(high[k]);
+      fence_operands(low[k]);
+    }
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kKeyTile / 16; ++k) {
@@ -494,12 +506,13 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads, 1) attention_kernel(con
   }
   ptx::grid_dependency_wait();
   ptx::grid_launch_dependents();
-  work.position = params.batch.positions[work.row];
+  work.position = load_here(params.batch.positions + work.row);
+  const int seq_idx = load_here(params.batch.seq_idx + work.row);
   if (work.position < 0) {
     write_zeros<kDim>(params, work);
     return;
   }
-  if (!find_keys(args, work)) return;
+  if (!find_keys(args, seq_idx, work)) return;
   __syncthreads();
 
   if (thread >= S::kConsumers) {
