@@ -372,7 +372,7 @@ __device__ __forceinline__ uint32_t draw(Team& team, const SampleRow& row, int v
   return 0xffffffffu - static_cast<uint32_t>(team.reduce(own == winner ? uint64_t{0xffffffffu - best_id} : 0, Max{}));
 }
 
-__global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleParams params, int cta_tokens) {
+__global__ void __launch_bounds__(kThreads, 2) sample_kernel(SampleParams params, int cta_tokens) {
   extern __shared__ uint4 shared_memory[];
   SampleShared& shared = *reinterpret_cast<SampleShared*>(shared_memory);
   ptx::grid_dependency_wait();
