@@ -4,16 +4,18 @@
 //
 //   1  bias and penalties (each CTA those of its own tokens; the logits in memory are changed too, only where they change)
 //   2  maximum, lowest id of equals; NaN, +inf, a row of −inf and ids outside the vocabulary show here
-//   3  log Σ exp(logit − maximum), in double                                                   ← a greedy row without alternatives ends
-//   here 4  the alternatives: a cut by count (below), then each one's rank by comparison with the others 5  top-k: a cut by count; top-p: a
-//   cut by mass; min-p 6  the race p/x, with the most likely token as the one to beat
+//   3  log Σ exp(logit − maximum), in double: a greedy row without alternatives ends here
+//   4  the alternatives: a cut by count (below), then each one's rank by comparison with the others
+//   5  top-k: a cut by count; top-p: a cut by mass; min-p
+//   6  the race p/x, with the most likely token as the one to beat
 //
 // A cut keeps the most likely tokens (larger logit, then lower id) until their number or mass reaches what is wanted. It is found by a
 // search over the bits of the logits: each round asks for the number or mass above three pivots and keeps a quarter of the range (16 rounds
 // at most), then, if several tokens have the logit of the cut, over their ids. Masses are integers, multiples of 2^-40 of the largest
 // probability: their sums are exact in any order, so a cut is the same in every configuration, and differs from the CPU's (sums in double)
 // only where the mass meets the limit to about 1e-8.
-// Budget of 129,280 logits: 517 KB, 65 KB per SM; a greedy row has three cluster barriers. A round of a search takes about 1.5 µs.
+//
+// Budget of 129,280 logits: 517 KB, 65 KB per CTA; a greedy row has three cluster barriers, every round of a search adds one.
 #include "backend/cuda/ops.h"
 #include "backend/cuda/ptx/cluster.h"
 #include "backend/cuda/ptx/grid.h"
@@ -372,7 +374,7 @@ __device__ __forceinline__ uint32_t draw(Team& team, const SampleRow& row, int v
   return 0xffffffffu - static_cast<uint32_t>(team.reduce(own == winner ? uint64_t{0xffffffffu - best_id} : 0, Max{}));
 }
 
-__global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleParams params, int cta_tokens) {
+__global__ void __launch_bounds__(kThreads, 2) sample_kernel(SampleParams params, int cta_tokens) {
   extern __shared__ uint4 shared_memory[];
   SampleShared& shared = *reinterpret_cast<SampleShared*>(shared_memory);
   ptx::grid_dependency_wait();

@@ -21,6 +21,7 @@ __device__ __forceinline__ uint32_t cluster_size() {
 
 // All threads of all CTAs of the cluster; writes to shared memory before it are visible after it.
 __device__ __forceinline__ void cluster_sync() {
+  __syncwarp();  // the aligned forms want the whole warp at the instruction
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
