@@ -173,6 +173,7 @@ TEST_F(CompressGpu, ChunkByChunkLikeTheCpu) {
   for (const Kind& kind : kKinds) {
     std::optional<Layer> whole;
     for (const int chunk : {330, 300, 130, 9, 3, 1}) {
+      if (chunk <= 3 && kind.dim != 128 && kind.dim != 512) continue;  // many steps: only the dimensions of the real models
       SCOPED_TRACE(::testing::Message() << "ratio " << kind.ratio << ", dim " << kind.dim << ", chunks of " << chunk);
       Layer on_gpu(kind.ratio, kind.dim, kind.format, kPositions), on_cpu = on_gpu;
       for (int position = 0; position < kPositions; position += chunk) {
