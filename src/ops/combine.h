@@ -10,7 +10,7 @@ namespace dsv4 {
 
 struct CombineParams {
   const Bf16* routed;      // [num_tokens, num_selected, hidden_size], from experts
-  const int32_t* experts;  // [num_tokens, num_selected]
+  const int32_t* experts;  // [num_tokens, num_selected]; a slot with a negative id (padding) adds nothing
   const Bf16* shared;      // [num_tokens, hidden_size]
   Bf16* out;               // [num_tokens, hidden_size]
   int num_tokens;

@@ -21,6 +21,7 @@ struct RouterParams {
   int num_tokens;
   int num_selected;
   float routed_scaling_factor;
+  const int32_t* positions = nullptr;  // [num_tokens], or nullptr; rows at a negative position get experts −1 and weights 0
 };
 
 }  // namespace dsv4

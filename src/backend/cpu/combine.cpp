@@ -25,6 +25,7 @@ void combine(const CombineParams& params) {
         const int count = std::min(kChunk, hidden_size - begin);
         float sums[kChunk] = {};
         for (int i = 0; i < num_selected; ++i) {
+          if (experts[order[i]] < 0) continue;
           const Bf16* row = routed + static_cast<int64_t>(order[i]) * hidden_size + begin;
           for (int k = 0; k < count; ++k) sums[k] += to_float(row[k]);
         }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -43,6 +44,11 @@ void router(const RouterParams& params) {
     const float* token_scores = scores.data() + static_cast<size_t>(t) * num_experts;
     int32_t* experts = params.experts + static_cast<int64_t>(t) * num_selected;
     float* weights = params.weights + static_cast<int64_t>(t) * num_selected;
+    if (params.positions != nullptr && params.positions[t] < 0) {
+      std::fill_n(experts, num_selected, -1);
+      std::fill_n(weights, num_selected, 0.0f);
+      continue;
+    }
     if (params.tid2eid != nullptr) {
       const int64_t* row = params.tid2eid + static_cast<int64_t>(params.token_ids[t]) * num_selected;
       for (int slot = 0; slot < num_selected; ++slot) {
