@@ -19,6 +19,18 @@ std::vector<Bf16> run(const std::vector<Bf16>& routed, const std::vector<int32_t
   return out;
 }
 
+TEST(Combine, SlotsWithoutAnExpertAddNothing) {
+  const int hidden_size = 3;
+  std::vector<Bf16> routed(2 * 2 * hidden_size, Bf16{0x7fc0});
+  for (int k = 0; k < hidden_size; ++k) routed[hidden_size + k] = to_bf16(static_cast<float>(k));
+  const std::vector<Bf16> shared(2 * hidden_size, to_bf16(8.0f));
+  const auto out = run(routed, {-1, 4, -1, -1}, shared, 2, 2, hidden_size);
+  for (int k = 0; k < hidden_size; ++k) {
+    EXPECT_EQ(to_float(out[k]), 8.0f + static_cast<float>(k));
+    EXPECT_EQ(to_float(out[hidden_size + k]), 8.0f);
+  }
+}
+
 TEST(Combine, AddsInAscendingExpertIdAndTheSharedExpertLast) {
   test::Random random(91);
   const int num_tokens = 5, num_selected = 6, hidden_size = 700;
