@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <fstream>
 #include <thread>
 
 #include "backend/cpu/backend.h"
@@ -17,6 +18,16 @@ namespace {
 
 int num_cores() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+// proc_cpuinfo(5); "a processor" where the system does not tell.
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    const size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "a processor";
 }
 
 }  // namespace
@@ -45,6 +56,21 @@ std::unique_ptr<Backend> make_backend(std::string_view device, int num_threads) 
 #else
   fail("device {}: this program was built without CUDA (preset cuda builds it where nvcc is found)", device);
 #endif
+}
+
+std::string machine_name(std::string_view device) {
+  const std::optional<int> device_idx = parse_device(device);
+  require(device_idx.has_value(), "device \"{}\", expected cpu, cuda or cuda:N", printable(device));
+#ifdef DSV4_WITH_CUDA
+  if (*device_idx >= 0) {
+    const std::vector<CudaDevice> devices = cuda_devices();
+    require(*device_idx < static_cast<int>(devices.size()), "device cuda:{}: this machine has {} CUDA devices", *device_idx,
+            devices.size());
+    return devices[static_cast<size_t>(*device_idx)].name;
+  }
+#endif
+  require(*device_idx < 0, "device {}: this program was built without CUDA", device);
+  return fmt::format("{} cores of {}", num_cores(), processor_name());
 }
 
 std::vector<std::string> describe_devices() {

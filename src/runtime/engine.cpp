@@ -109,6 +109,16 @@ void Engine::feed(int sequence_id, std::span<const int32_t> token_ids) {
   fed.has_logits = false;
 }
 
+void Engine::skip_to(int sequence_id, int position) {
+  Sequence& skipped = sequence(sequence_id);
+  require(skipped.tokens.empty(), "sequence {} has {} tokens already, expected none", sequence_id, skipped.tokens.size());
+  require(position >= 0 && position <= max_context_, "position {}, the context holds {}", position, max_context_);
+  skipped.tokens.assign(static_cast<size_t>(position), 0);
+  skipped.num_computed = position;
+  skipped.num_written = position;
+  while (static_cast<int>(skipped.pages.size()) * kPagePositions < position) skipped.pages.push_back(pages_.allocate());
+}
+
 int Engine::max_rewind(int sequence_id) const {
   const Sequence& asked = sequence(sequence_id);
   return static_cast<int>(asked.tokens.size()) - std::max(asked.num_written - kMaxRollback, 0);

@@ -53,6 +53,8 @@ class Engine {
   // Tokens a sequence can hold.
   int max_context() const { return max_context_; }
   Model& model() { return model_; }
+  Backend& backend() { return *backend_; }
+  const KvCache& cache() const { return cache_; }
 
   // Throws Error when max_sequences are open.
   int open_sequence();
@@ -62,6 +64,9 @@ class Engine {
   // Appends tokens to be computed. Throws Error for ids outside the vocabulary and where the sequence would outgrow max_context; nothing is
   // appended then.
   void feed(int sequence_id, std::span<const int32_t> token_ids);
+  // For benchmarks: tokens up to `position` count as fed and computed; caches hold whatever they hold (fill_random_cache). Only for a
+  // sequence without tokens. Throws Error beyond max_context.
+  void skip_to(int sequence_id, int position);
   // Takes back the last tokens, computed or not; the next logits need a feed() first. Throws Error beyond max_rewind().
   void rewind(int sequence_id, int num_tokens);
   // Caches reach kMaxRollback tokens back from the furthest that was ever computed.
