@@ -43,6 +43,24 @@ class ExpertData {
     }
   }
 
+  // One activation in sixteen is ±1, first weights are e2m1 or small e4m3 values times one power of two: sums of at most 14 bits.
+  void make_first_product_exact(Random& random) {
+    for (uint8_t& code : x_.codes) code = random.below(16) == 0 ? (random.below(2) == 0 ? 0x38 : 0xb8) : 0;
+    std::fill(x_.scales.begin(), x_.scales.end(), uint8_t{127});
+    const auto coarse = [&random](Fp8Matrix& matrix) {
+      for (uint8_t& code : matrix.codes) code = static_cast<uint8_t>(0x30 + 4 * random.below(6) + 128 * random.below(2));
+      std::fill(matrix.scales.begin(), matrix.scales.end(), uint8_t{126});
+    };
+    for (size_t i = 0; i < fp4_.size(); ++i) {
+      if (i % 3 != 1) std::fill(fp4_[i].scales.begin(), fp4_[i].scales.end(), uint8_t{125});
+    }
+    for (size_t i = 0; i < fp8_.size(); ++i) {
+      if (i % 3 != 1) coarse(fp8_[i]);
+    }
+    coarse(shared_[0]);
+    coarse(shared_[2]);
+  }
+
   struct Result {
     std::vector<Bf16> routed, shared;
   };
@@ -114,8 +132,8 @@ class ExpertsGpu : public GpuTest {
   }
 };
 
-// Rounding h to e4m3 turns a last-bit difference of the first product into a whole code: the bound is that of outputs rounded to bf16 after
-// two such products, not of one product (tests/cuda/linear_fp8.cpp has that).
+// Rounding h to e4m3 turns a last-bit difference of the first product into a whole code, one sixteenth of the value: the bound is that of
+// such flips. One product alone is bounded below and in tests/cuda/linear_fp8.cpp.
 TEST_F(ExpertsGpu, AgreeWithTheCpu) {
   Random random(81);
   const std::unique_ptr<Backend> cpu = make_cpu_backend();
@@ -126,10 +144,27 @@ TEST_F(ExpertsGpu, AgreeWithTheCpu) {
     const ExpertData::Result group = data.run(gpu(), true), single = data.run(gpu(), false), expected = data.run(*cpu, true);
     const double routed = difference(group.routed, expected.routed, data.experts(), problem.hidden);
     const double shared = difference(group.shared, expected.shared, {}, problem.hidden);
-    EXPECT_LE(routed, 6e-3) << problem.tokens << " tokens";
-    EXPECT_LE(shared, 6e-3) << problem.tokens << " tokens";
+    EXPECT_LE(routed, 3e-2) << problem.tokens << " tokens";
+    EXPECT_LE(shared, 3e-2) << problem.tokens << " tokens";
     EXPECT_EQ(difference(single.routed, group.routed, data.experts(), problem.hidden), 0.0);
     EXPECT_TRUE(same_bytes(single.shared, group.shared));
+  }
+}
+
+// First products of a few small numbers are exact on both sides: h is the same, and what is left is the second product's error.
+TEST_F(ExpertsGpu, SecondProductIsExactUpToTheTensorCoresSums) {
+  Random random(83);
+  const std::unique_ptr<Backend> cpu = make_cpu_backend();
+  for (const Problem& problem : {Problem{1, 6, 16, 512, 2048}, Problem{40, 6, 8, 256, 1024}, Problem{9, 2, 4, 256, 512, true}}) {
+    ExpertData data(random, problem);
+    data.make_first_product_exact(random);
+    const ExpertData::Result actual = data.run(gpu(), true), expected = data.run(*cpu, true);
+    const double routed = difference(actual.routed, expected.routed, data.experts(), problem.hidden);
+    const double shared = difference(actual.shared, expected.shared, {}, problem.hidden);
+    RecordProperty(fmt::format("error_{}", problem.tokens), fmt::format("{:.2e} {:.2e}", routed, shared));
+    // bf16 outputs: a difference of 5e-4 before the rounding makes at most 1.5e-3 after it.
+    EXPECT_LE(routed, 1.5e-3) << problem.tokens << " tokens";
+    EXPECT_LE(shared, 1.5e-3) << problem.tokens << " tokens";
   }
 }
 
