@@ -21,12 +21,16 @@ namespace {
 // The ops themselves; replaying calls them again.
 class CpuRecording final : public Recording {
  public:
-  explicit CpuRecording(std::function<void()> ops) : ops_(std::move(ops)) {}
-  void replay() override { ops_(); }
+  CpuRecording(std::function<void()> ops, StepCounters& counters) : ops_(std::move(ops)), counters_(counters) {}
+  void replay() override {
+    ops_();
+    ++counters_.graph_launches;
+  }
   int num_kernels() const override { return 0; }
 
  private:
   std::function<void()> ops_;
+  StepCounters& counters_;
 };
 
 // The host is never behind.
@@ -99,7 +103,7 @@ class CpuBackend final : public Backend {
 
   std::unique_ptr<Recording> record(const std::function<void()>& ops) override {
     ops();
-    return std::make_unique<CpuRecording>(ops);
+    return std::make_unique<CpuRecording>(ops, counters_);
   }
 
   void advance(const AdvanceParams& params) override { cpu::advance(params); }
