@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "cli/input.h"
+#include "cli/load_progress.h"
 #include "runtime/device.h"
 
 namespace dsv4 {
@@ -34,12 +35,17 @@ bool holds_model(const fs::path& directory) {
   return fs::is_regular_file(directory / "config.json", ignored);
 }
 
-// models/tiny seen from build/<preset>/bin/dsv4; empty where the system does not tell where the executable is.
-fs::path model_beside_executable() {
+// The models/ seen from build/<preset>/bin/dsv4; empty where the system does not tell where the executable is.
+fs::path models_beside_executable() {
   std::error_code error;
   const fs::path executable = fs::read_symlink("/proc/self/exe", error);
   if (error) return {};
-  return (executable.parent_path() / ".." / ".." / ".." / "models" / "tiny").lexically_normal();
+  return (executable.parent_path() / ".." / ".." / ".." / "models").lexically_normal();
+}
+
+fs::path model_beside_executable() {
+  const fs::path models = models_beside_executable();
+  return models.empty() ? models : models / "tiny";
 }
 
 CLI::Validator device_name() {
@@ -120,6 +126,33 @@ void ModelArguments::add_all(CLI::App& command) {
   add_context(command);
 }
 
+void ModelArguments::add_dummy(CLI::App& command) {
+  CLI::Option* option =
+      command
+          .add_option("--dummy", dummy,
+                      "Random weights in the shapes of Flash, of Pro or of a config.json, instead of a checkpoint: flash, pro "
+                      "or FILE")
+          ->type_name("MODEL")
+          ->check(not_empty());
+  command.add_option("--layers", layers, "Only the first N layers of the --dummy model (default: all)")
+      ->type_name("N")
+      ->transform(whole_number_from(1))
+      ->needs(option);
+}
+
+std::optional<ModelConfig> ModelArguments::dummy_config() const {
+  if (dummy.empty()) return std::nullopt;
+  fs::path file = dummy;
+  if (dummy == "flash" || dummy == "pro") {
+    file = fs::path("configs") / (dummy + ".json");
+    std::error_code ignored;
+    const fs::path beside = models_beside_executable() / file;
+    file = fs::is_regular_file(beside, ignored) ? beside : fs::path(DSV4_SOURCE_DIR) / "models" / file;
+  }
+  const ModelConfig config = load_config(file);
+  return first_layers(config, layers > 0 ? layers : config.num_hidden_layers);
+}
+
 fs::path ModelArguments::model_dir() const {
   if (model.empty()) {
     const std::optional<fs::path> bundled = bundled_model();
@@ -156,6 +189,8 @@ EngineOptions ModelArguments::engine_options(const Environment& environment) con
   options.max_context = context;
   options.num_threads = threads(environment);
   options.device = device;
+  options.dummy = dummy_config();
+  options.progress = make_load_progress();
   return options;
 }
 

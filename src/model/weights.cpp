@@ -182,11 +182,17 @@ ModelWeights build_weights(const ModelConfig& config, std::span<const int> num_e
 ModelWeights load_weights(const Checkpoint& checkpoint, Backend& backend, const LoadProgress& progress) {
   CheckpointSource source(checkpoint, backend);
   ImportGuard guard(backend);
+  const int64_t total = checkpoint.tensor_bytes();
+  bool was_told = false;
   if (progress) {
-    backend.set_import_progress([&progress, total = checkpoint.tensor_bytes()](int64_t bytes_done) { progress(bytes_done, total); });
+    backend.set_import_progress([&](int64_t bytes_done) {
+      was_told = true;
+      progress(bytes_done, total);
+    });
   }
   ModelWeights weights = build_weights(checkpoint.config(), checkpoint.num_experts(), checkpoint.has_mtp(), source, backend);
   guard.finish();
+  if (was_told) progress(total, total);  // tensors that no block uses were not brought
   return weights;
 }
 

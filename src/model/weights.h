@@ -95,7 +95,7 @@ struct ModelWeights {
   std::vector<Buffer> tables;       // owns the expert tables that MoeWeights point to, and what no import holds
 };
 
-// Told how much of the checkpoint is in the backend; `bytes_total` is Checkpoint::tensor_bytes().
+// Told how much of the checkpoint is in the backend; `bytes_total` is Checkpoint::tensor_bytes(), which the last call reports as done.
 using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
 
 // Brings every tensor of an opened (and so checked) checkpoint into the backend. The checkpoint must outlive the result: a backend that

@@ -76,6 +76,8 @@ class Backend {
   // Zero-filled memory, at least 256-byte aligned; on the CPU pages are committed as they are touched. Throws Error when there is none.
   virtual void* allocate(size_t bytes) = 0;
   virtual void deallocate(void* memory, size_t bytes) = 0;
+  // Bytes that can still be allocated where allocating commits memory; 0 where it does not (host memory is committed as it is touched).
+  virtual size_t free_memory() const = 0;
 
   // Make weights usable by the ops for the life of the backend; host backends return the weight itself, so its owner must outlive them. The
   // data is there after finish_imports(), up to which the host's must stay. Matrices may come back in a layout of the backend's own, so
@@ -89,8 +91,8 @@ class Backend {
   virtual void finish_imports() = 0;
   // Gives up imports that are not there yet; afterwards nothing reads host weights any more. Does not throw.
   virtual void cancel_imports() = 0;
-  // `progress` is called from within imports and finish_imports() with the bytes that have arrived since it was set. Backends that use
-  // weights in place never call it.
+  // `progress` is called from finish_imports(), some ten times a second, with the bytes that have arrived since it was set. Backends that
+  // use weights in place never call it.
   virtual void set_import_progress(std::function<void(int64_t bytes_done)> progress) = 0;
 
   // Random weights (ops/random_weights.h) made where they lie, in the layout of the import of the same name, for the life of the backend.

@@ -31,11 +31,11 @@ namespace dsv4 {
 
 struct EngineOptions {
   std::filesystem::path model_dir;
-  int max_sequences = 4;             // open at once
-  int max_context = 0;               // tokens of one sequence, prompt and completion; 0: max_position_embeddings
-  int step_tokens = 512;             // most tokens of one step: prompts are computed in chunks of this size
-  int num_threads = 0;               // of the CPU backend; 0: every core
-  std::string device = "cpu";        // "cpu", "cuda" or "cuda:N"
+  int max_sequences = 4;       // open at once
+  int max_context = 0;         // tokens of one sequence, prompt and completion; 0: max_position_embeddings, or what fits on the device
+  int step_tokens = 512;       // most tokens of one step: prompts are computed in chunks of this size
+  int num_threads = 0;         // of the CPU backend; 0: every core
+  std::string device = "cpu";  // "cpu", "cuda" or "cuda:N"
   std::optional<ModelConfig> dummy;  // a model of random weights (model/dummy_weights.h) without a checkpoint; model_dir is not used
   LoadProgress progress;             // of the weights; never called where they are used in place
 };

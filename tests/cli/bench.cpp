@@ -24,7 +24,16 @@ TEST(Bench, MeasuresEveryCombination) {
   EXPECT_EQ(lines(dsv4_output(args)).size(), 6u);  // a head, the rows, a summary
 }
 
+TEST(Bench, MeasuresADummyModel) {
+  const nlohmann::ordered_json report = dsv4_json(
+      {"bench", "--dummy", kMiniModel + "/config.json", "--layers", "3", "--prompt-tokens", "9", "--decode-tokens", "2", "--json"});
+  EXPECT_EQ(report.at("layers"), 3);
+  EXPECT_GT(report.at("rows").at(0).at("decode_tokens_per_second").get<double>(), 0.0);
+}
+
 TEST(Bench, RefusesBadInput) {
+  expect_usage_error({"bench", "--layers", "2"}, "--layers");
+  expect_failure({"bench", "--dummy", "flash", "--layers", "44"}, "44 layers, expected 1 to 43");
   expect_usage_error({"bench", "--batch", "1,x"}, "--batch: \"x\"");
   expect_usage_error({"bench", "--batch", "0"}, "--batch: \"0\"");
   expect_usage_error({"bench", "--decode-tokens", "0"}, "--decode-tokens: \"0\"");

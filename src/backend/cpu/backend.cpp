@@ -55,6 +55,7 @@ class CpuBackend final : public Backend {
   void deallocate(void* memory, size_t bytes) override {
     if (memory != nullptr) munmap(memory, bytes);
   }
+  size_t free_memory() const override { return 0; }
   const void* import_weight(const void* weight, size_t) override { return weight; }
   Fp8Weight import_fp8(const Fp8Weight& weight) override { return weight; }
   Fp8Weight import_grouped(const Fp8Weight& weight, int) override { return weight; }

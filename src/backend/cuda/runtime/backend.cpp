@@ -2,19 +2,26 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cmath>
 #include <cstring>
 #include <exception>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "backend/cuda/ops.h"
 #include "backend/cuda/runtime/device.h"
 #include "backend/cuda/runtime/launch.h"
+#include "backend/cuda/runtime/loader.h"
+#include "backend/cuda/runtime/repack.h"
 #include "base/error.h"
 
 namespace dsv4 {
 namespace {
 
 using cuda::check;
+using cuda::packed_bytes;
+using cuda::WeightLayout;
 
 // A CUDA graph.
 class GraphRecording final : public Recording {
@@ -80,7 +87,7 @@ class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(int device_idx) {
     const std::vector<CudaDevice> devices = cuda_devices();
-    require(!devices.empty(), "device cuda:{}: no CUDA driver or no device on this machine", device_idx);
+    require(!devices.empty(), "device cuda:{}: {}", device_idx, why_no_device());
     require(device_idx >= 0 && device_idx < static_cast<int>(devices.size()), "device cuda:{}: this machine has cuda:0 to cuda:{}",
             device_idx, devices.size() - 1);
     const CudaDevice& device = devices[static_cast<size_t>(device_idx)];
@@ -89,6 +96,7 @@ class CudaBackend final : public Backend {
     check(cudaSetDevice(device_idx), "cudaSetDevice");
     check(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking), "cudaStreamCreate");
     context_.num_sms = device.num_multiprocessors;
+    loader_.emplace(device_idx, device.num_multiprocessors);
   }
   ~CudaBackend() override {
     cudaStreamSynchronize(context_.stream);
@@ -116,24 +124,50 @@ class CudaBackend final : public Backend {
     cudaFree(memory);
   }
 
-  const void* import_weight(const void* weight, size_t bytes) override {
-    void* memory = allocate(bytes);
-    copy_from_host(memory, weight, bytes);
-    return memory;
+  const void* import_weight(const void* weight, size_t bytes) override { return loader_->import_array(weight, bytes); }
+  Fp8Weight import_fp8(const Fp8Weight& weight) override { return import_codes(WeightLayout::kFp8Tile, weight); }
+  Fp8Weight import_grouped(const Fp8Weight& weight, int) override { return import_codes(WeightLayout::kFp8ForBf16Tile, weight); }
+  Bf16Weight import_bf16(const Bf16Weight& weight) override {
+    const uint8_t* tiles = loader_->import_matrix(WeightLayout::kBf16Tile, weight.data, nullptr, weight.rows, weight.cols);
+    return {reinterpret_cast<const Bf16*>(tiles), weight.rows, weight.cols};
   }
-  Fp8Weight import_fp8(const Fp8Weight& weight) override { return weight; }
-  Fp8Weight import_grouped(const Fp8Weight& weight, int) override { return weight; }
-  Bf16Weight import_bf16(const Bf16Weight& weight) override { return weight; }
-  ExpertMatrix import_expert(const ExpertMatrix& weight, ExpertFormat, int, int) override { return weight; }
-  void finish_imports() override {}
-  void cancel_imports() override {}
-  void set_import_progress(std::function<void(int64_t)>) override {}
+  // FP4 tiles hold their scales.
+  ExpertMatrix import_expert(const ExpertMatrix& weight, ExpertFormat format, int rows, int cols) override {
+    if (format == ExpertFormat::kFp4) {
+      return {loader_->import_matrix(WeightLayout::kFp4Tile, weight.codes, weight.scales, rows, cols), nullptr};
+    }
+    const Fp8Weight imported = import_fp8({weight.codes, weight.scales, rows, cols});
+    return {imported.codes, imported.scales};
+  }
+  void finish_imports() override { loader_->finish(); }
+  void cancel_imports() override { loader_->cancel(); }
+  void set_import_progress(std::function<void(int64_t)> progress) override { loader_->set_progress(std::move(progress)); }
 
-  const Bf16* random_table(int, int, double, uint64_t) override { fail("cuda: no random weights"); }
-  Fp8Weight random_fp8(int, int, uint64_t) override { fail("cuda: no random weights"); }
-  Fp8Weight random_grouped(int, int, int, uint64_t) override { fail("cuda: no random weights"); }
-  Bf16Weight random_bf16(int, int, uint64_t) override { fail("cuda: no random weights"); }
-  ExpertMatrix random_expert(ExpertFormat, int, int, uint64_t) override { fail("cuda: no random weights"); }
+  const Bf16* random_table(int rows, int cols, double deviation, uint64_t seed) override {
+    const size_t bytes = static_cast<size_t>(rows) * static_cast<size_t>(cols) * sizeof(Bf16);
+    return reinterpret_cast<const Bf16*>(random_array(bytes, random_bf16_values(deviation), seed));
+  }
+  Fp8Weight random_fp8(int rows, int cols, uint64_t seed) override { return random_codes(WeightLayout::kFp8Tile, rows, cols, seed); }
+  Fp8Weight random_grouped(int rows, int cols, int, uint64_t seed) override {
+    return random_codes(WeightLayout::kFp8ForBf16Tile, rows, cols, seed);
+  }
+  Bf16Weight random_bf16(int rows, int cols, uint64_t seed) override {
+    const auto bytes = static_cast<size_t>(packed_bytes(WeightLayout::kBf16Tile, rows, cols));
+    const RandomWords values = random_bf16_values(1.0 / std::sqrt(static_cast<double>(cols)));
+    return {reinterpret_cast<const Bf16*>(random_array(bytes, values, seed)), rows, cols};
+  }
+  ExpertMatrix random_expert(ExpertFormat format, int rows, int cols, uint64_t seed) override {
+    if (format == ExpertFormat::kFp8) {
+      const Fp8Weight weight = random_fp8(rows, cols, seed);
+      return {weight.codes, weight.scales};
+    }
+    const int64_t count = cuda::num_tiles(WeightLayout::kFp4Tile, rows, cols);
+    uint8_t* tiles = loader_->arena().allocate(static_cast<size_t>(count) * cuda::kFp4TileBytes);
+    cuda::fill_random_fp4_tiles(context_, tiles, count, random_scales(cols, kRandomFp4Deviation), seed);
+    return {tiles, nullptr};
+  }
+
+  size_t free_memory() const override { return free_device_memory(); }
 
   void copy_from_host(void* destination, const void* source, size_t bytes) override {
     check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyHostToDevice, context_.stream), "cudaMemcpyAsync");
@@ -237,10 +271,31 @@ class CudaBackend final : public Backend {
   void moe(const MoeParams& params) override { cuda::moe(context_, params); }
 
  private:
+  static size_t scale_bytes(int rows, int cols) {
+    return static_cast<size_t>(ceil_div(rows, kFp8Block)) * static_cast<size_t>(ceil_div(cols, kFp8Block));
+  }
+
+  Fp8Weight import_codes(WeightLayout layout, const Fp8Weight& weight) {
+    const uint8_t* tiles = loader_->import_matrix(layout, weight.codes, nullptr, weight.rows, weight.cols);
+    return {tiles, loader_->import_array(weight.scales, scale_bytes(weight.rows, weight.cols)), weight.rows, weight.cols};
+  }
+
+  // Tiles of random bytes are random tiles: no repacking.
+  Fp8Weight random_codes(WeightLayout layout, int rows, int cols, uint64_t seed) {
+    const uint8_t* tiles = random_array(static_cast<size_t>(packed_bytes(layout, rows, cols)), kRandomFp8Codes, seed);
+    return {tiles, random_array(scale_bytes(rows, cols), random_scales(cols, kRandomFp8Deviation), ~seed), rows, cols};
+  }
+  const uint8_t* random_array(size_t bytes, RandomWords words, uint64_t seed) {
+    uint8_t* memory = loader_->arena().allocate(bytes);
+    cuda::fill_random(context_, memory, static_cast<int64_t>(cuda::arena_bytes(bytes)), words, seed);
+    return memory;
+  }
+
   cuda::Context context_;
   StepCounters counters_;     // kernel_launches are counted by the context
   int64_t num_captured_ = 0;  // launches that went into recordings
   bool capturing_ = false;
+  std::optional<cuda::Loader> loader_;  // made once the device is known
 };
 
 }  // namespace

@@ -23,4 +23,24 @@ std::vector<CudaDevice> cuda_devices() {
   return devices;
 }
 
+std::string why_no_device() {
+  int driver_version = 0;
+  if (cudaDriverGetVersion(&driver_version) != cudaSuccess || driver_version == 0) {
+    cudaGetLastError();
+    return "no CUDA driver on this machine";
+  }
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  return status == cudaSuccess ? "no CUDA device on this machine" : cudaGetErrorString(status);
+}
+
+size_t free_device_memory() {
+  size_t free_bytes = 0;
+  size_t device_bytes = 0;
+  const cudaError_t status = cudaMemGetInfo(&free_bytes, &device_bytes);
+  require(status == cudaSuccess, "cudaMemGetInfo: {}", cudaGetErrorString(status));
+  return free_bytes;
+}
+
 }  // namespace dsv4

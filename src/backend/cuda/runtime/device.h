@@ -17,4 +17,10 @@ struct CudaDevice {
 // Empty where there is no driver or no device. Throws Error when the driver answers but a device cannot be asked.
 std::vector<CudaDevice> cuda_devices();
 
+// Why cuda_devices() is empty: "no CUDA driver on this machine", or what the driver says.
+std::string why_no_device();
+
+// Bytes of the current device that nobody has allocated. Throws Error.
+size_t free_device_memory();
+
 }  // namespace dsv4
