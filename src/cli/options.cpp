@@ -34,12 +34,17 @@ bool holds_model(const fs::path& directory) {
   return fs::is_regular_file(directory / "config.json", ignored);
 }
 
-// models/tiny seen from build/<preset>/bin/dsv4; empty where the system does not tell where the executable is.
-fs::path model_beside_executable() {
+// The folder models seen from build/<preset>/bin/dsv4; empty where the system does not tell where the executable is.
+fs::path models_beside_executable() {
   std::error_code error;
   const fs::path executable = fs::read_symlink("/proc/self/exe", error);
   if (error) return {};
-  return (executable.parent_path() / ".." / ".." / ".." / "models" / "tiny").lexically_normal();
+  return (executable.parent_path() / ".." / ".." / ".." / "models").lexically_normal();
+}
+
+fs::path model_beside_executable() {
+  const fs::path models = models_beside_executable();
+  return models.empty() ? models : models / "tiny";
 }
 
 CLI::Validator device_name() {
@@ -51,6 +56,18 @@ CLI::Validator device_name() {
 
 fs::path model_in_source_tree() {
   return fs::path(DSV4_SOURCE_DIR) / "models" / "tiny";
+}
+
+// The config.json that --dummy names.
+fs::path dummy_config_file(const std::string& dummy) {
+  if (dummy != "flash" && dummy != "pro") return dummy;
+  for (const fs::path& models : {models_beside_executable(), fs::path(DSV4_SOURCE_DIR) / "models"}) {
+    const fs::path file = models / "configs" / (dummy + ".json");
+    std::error_code ignored;
+    if (!models.empty() && fs::is_regular_file(file, ignored)) return file;
+  }
+  fail("--dummy {}: {}.json is neither in {} nor in {}", dummy, dummy, (models_beside_executable() / "configs").string(),
+       DSV4_SOURCE_DIR "/models/configs");
 }
 
 }  // namespace
@@ -98,6 +115,18 @@ void ModelArguments::add_model(CLI::App& command) {
       ->check(not_empty());
 }
 
+void ModelArguments::add_dummy(CLI::App& command) {
+  CLI::Option* option =
+      command.add_option("--dummy", dummy, "Random weights of this shape instead of a model: flash, pro or a config.json")
+          ->type_name("NAME")
+          ->check(not_empty())
+          ->excludes(command.get_option("--model"));
+  command.add_option("--layers", num_layers, "Only the first layers of --dummy")
+      ->type_name("N")
+      ->transform(whole_number(1, 100000))
+      ->needs(option);
+}
+
 void ModelArguments::add_backend(CLI::App& command) {
   command.add_option("--device", device, "What computes: cpu, cuda or cuda:N")
       ->type_name("NAME")
@@ -135,6 +164,15 @@ fs::path ModelArguments::model_dir() const {
   return model;
 }
 
+std::string ModelArguments::name() const {
+  const fs::path path = dummy.empty() ? model_dir() : fs::path(dummy);
+  return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
+}
+
+ModelConfig ModelArguments::full_config() const {
+  return load_config(dummy.empty() ? model_dir() / "config.json" : dummy_config_file(dummy));
+}
+
 bool ModelArguments::is_bundled() const {
   const std::optional<fs::path> bundled = bundled_model();
   std::error_code error;
@@ -151,7 +189,16 @@ std::unique_ptr<Backend> ModelArguments::make_backend(const Environment& environ
 
 EngineOptions ModelArguments::engine_options(const Environment& environment) const {
   EngineOptions options;
-  options.model_dir = model_dir();
+  if (dummy.empty()) {
+    options.model_dir = model_dir();
+  } else {
+    options.dummy = full_config();
+    require(num_layers <= options.dummy->num_hidden_layers, "--layers {}: {} has {}", num_layers, name(), options.dummy->num_hidden_layers);
+    if (num_layers > 0) options.dummy->num_hidden_layers = num_layers;
+    options.dummy->num_nextn_predict_layers = 0;  // random weights have none
+    options.dummy->num_hash_layers = std::min(options.dummy->num_hash_layers, options.dummy->num_hidden_layers);
+    options.dummy->compress_ratios.resize(static_cast<size_t>(options.dummy->num_blocks()));
+  }
   options.max_sequences = 1;
   options.max_context = context;
   options.num_threads = threads(environment);
