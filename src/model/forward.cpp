@@ -31,6 +31,11 @@ int max_pages(const ModelConfig& config) {
   return (config.max_position_embeddings + kPagePositions - 1) / kPagePositions;
 }
 
+WorkspaceSize workspace_size(const ModelConfig& config, const ModelOptions& options, bool with_mtp) {
+  return {options.max_step_tokens, options.max_decode_rows, options.max_context > 0 ? options.max_context : config.max_position_embeddings,
+          with_mtp};
+}
+
 }  // namespace
 
 Model::Model(const ModelConfig& config, ModelWeights weights, Backend& backend, const ModelOptions& options)
@@ -38,12 +43,13 @@ Model::Model(const ModelConfig& config, ModelWeights weights, Backend& backend, 
       options_(options),
       backend_(backend),
       weights_(std::move(weights)),
-      workspace_(config_, options.max_step_tokens, has_mtp(), backend),
+      workspace_(config_, workspace_size(config_, options, has_mtp()), backend),
       device_step_(backend, options.max_step_tokens, options.max_step_seqs, max_pages(config_)),
       freqs_(make_freqs(config_, backend)),
       rows_(backend, product({options.max_logits_rows}, sizeof(int32_t))),
       head_streams_(backend, product({options.max_logits_rows, config_.hc_mult, config_.hidden_size}, sizeof(Bf16))),
-      head_x_(backend, product({2, options.max_logits_rows, config_.hidden_size}, sizeof(Bf16))),
+      max_head_rows_(std::max(options.max_logits_rows, options.max_decode_rows)),
+      head_x_(backend, product({2, max_head_rows_, config_.hidden_size}, sizeof(Bf16))),
       logits_(backend, product({options.max_logits_rows, config_.vocab_size}, sizeof(float))) {}
 
 Model::~Model() = default;
@@ -61,13 +67,21 @@ LayerContext Model::layer_context(int layer_idx, const LayerWeights& weights, co
   return {config_, weights, cache.layer(layer_idx), freqs, layer_idx, ratio, max_visible, shape.max_new_tokens, shape.min_new_tokens};
 }
 
-void Model::run_layers(const BatchView& batch, const StepShape& shape, KvCache& cache) {
+void Model::run_layers(const BatchView& batch, const StepShape& shape, const KvCache& cache, LayerObserver* observer) {
   backend_.embed({batch.token_ids, weights_.embed, workspace_.streams, batch.num_tokens, config_.hc_mult, config_.hidden_size});
-  LayerPass pass(batch, workspace_.streams, workspace_, backend_, observer_);
+  LayerPass pass(batch, workspace_.streams, workspace_, backend_, observer);
   for (int layer_idx = 0; layer_idx < config_.num_hidden_layers; ++layer_idx) {
     pass.run(layer_context(layer_idx, weights_.layers[static_cast<size_t>(layer_idx)], shape, cache));
   }
   pass.finish();
+}
+
+void Model::decode(const BatchView& batch, const KvCache& cache, float* logits) {
+  require(batch.num_tokens <= options_.max_decode_rows && batch.num_seqs == batch.num_tokens,
+          "decode: {} rows of {} sequences, expected one each of at most {}", batch.num_tokens, batch.num_seqs, options_.max_decode_rows);
+  num_rows_ = 0;
+  run_layers(batch, {batch.page_table_stride * kPagePositions - 1, 1, 1}, cache, nullptr);
+  run_head(weights_.head, workspace_.streams, batch.num_tokens, logits);
 }
 
 void Model::forward(const StepInput& step, KvCache& cache) {
@@ -75,7 +89,17 @@ void Model::forward(const StepInput& step, KvCache& cache) {
   const BatchView batch = device_step_.upload(step);
   num_rows_ = batch.num_tokens;
   if (num_rows_ == 0) return;
-  run_layers(batch, step.shape(), cache);
+  run_layers(batch, step.shape(), cache, observer_);
+}
+
+// Logits [num_rows, vocab_size] of streams [num_rows, hc, d] (spec 2.12).
+void Model::run_head(const HeadWeights& head, const Bf16* streams, int num_rows, float* logits) {
+  Bf16* collapsed = head_x_.as<Bf16>();
+  Bf16* normed = collapsed + int64_t{max_head_rows_} * config_.hidden_size;
+  backend_.head_norm({{streams, head.hc.fn, head.hc.base, head.hc.scale, collapsed, num_rows, config_.hc_mult, config_.hidden_size,
+                       config_.rms_norm_eps, config_.hc_eps},
+                      {collapsed, head.norm, normed, num_rows, config_.hidden_size, config_.rms_norm_eps}});
+  backend_.linear_fp32({normed, head.head, logits, num_rows});
 }
 
 float* Model::head_logits(const HeadWeights& head, const Bf16* streams, std::span<const int32_t> rows) {
@@ -86,12 +110,7 @@ float* Model::head_logits(const HeadWeights& head, const Bf16* streams, std::spa
   backend_.copy_from_host(rows_.as<void>(), rows.data(), rows.size_bytes());
   const int64_t row_bytes = int64_t{config_.hc_mult} * config_.hidden_size * static_cast<int64_t>(sizeof(Bf16));
   backend_.gather_rows({streams, rows_.as<int32_t>(), head_streams_.as<void>(), num_rows, row_bytes});
-  Bf16* collapsed = head_x_.as<Bf16>();
-  Bf16* normed = collapsed + int64_t{options_.max_logits_rows} * config_.hidden_size;
-  backend_.head_norm({{head_streams_.as<Bf16>(), head.hc.fn, head.hc.base, head.hc.scale, collapsed, num_rows, config_.hc_mult,
-                       config_.hidden_size, config_.rms_norm_eps, config_.hc_eps},
-                      {collapsed, head.norm, normed, num_rows, config_.hidden_size, config_.rms_norm_eps}});
-  backend_.linear_fp32({normed, head.head, logits_.as<float>(), num_rows});
+  run_head(head, head_streams_.as<Bf16>(), num_rows, logits_.as<float>());
   return logits_.as<float>();
 }
 

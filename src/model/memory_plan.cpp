@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "model/decode.h"
 #include "model/kv_cache.h"
 #include "model/workspace.h"
 
@@ -83,7 +84,9 @@ MemoryPlan make_plan(const ModelConfig& config, const WeightSplit& weights, cons
     plan.rings += request.num_seqs * bytes.ring_per_slot;
     plan.states += request.num_seqs * (bytes.state_per_slot + bytes.index_state_per_slot);
   }
-  plan.workspace = Workspace::bytes_needed(config, request.max_step_tokens, weights.with_mtp) + head_and_tables(config, request);
+  const WorkspaceSize size{request.max_step_tokens, decode_size(request.num_seqs), request.context, weights.with_mtp};
+  plan.workspace = Workspace::bytes_needed(config, size) + head_and_tables(config, request) +
+                   DecodeStep::bytes_needed(config, request.num_seqs, request.context);
   plan.available = static_cast<int64_t>(request.gpu_memory_gib * kGib);
   return plan;
 }

@@ -4,12 +4,15 @@
 
 #include "ops/batch.h"
 #include "ops/experts.h"
+#include "ops/kv_layout.h"
 
 namespace dsv4 {
 namespace {
 
-// Index scores are computed for as many rows at a time as fit this many elements; one row always fits.
-constexpr int64_t kScoreElements = int64_t{4} << 20;
+// Index scores are computed for as many rows at a time as fit: at least kMinScores elements and one row, and, up to kMaxScores, every row
+// of a decode step.
+constexpr int64_t kMinScores = int64_t{4} << 20;
+constexpr int64_t kMaxScores = int64_t{64} << 20;
 
 // Hands out aligned pieces of one allocation.
 class Carver {
@@ -31,9 +34,9 @@ class Carver {
 
 }  // namespace
 
-int64_t Workspace::place(const ModelConfig& config, int max_tokens, bool with_mtp, uint8_t* base) {
+int64_t Workspace::place(const ModelConfig& config, const WorkspaceSize& size, uint8_t* base) {
   Carver carver(base);
-  const int64_t tokens = max_tokens;
+  const int64_t tokens = std::max(size.max_tokens, size.num_decode_rows);
   const int64_t hidden = config.hidden_size;
   const int64_t hc = config.hc_mult;
   const auto take_codes = [&](uint8_t*& codes, uint8_t*& scales, int64_t rows, int64_t dim) {
@@ -67,7 +70,10 @@ int64_t Workspace::place(const ModelConfig& config, int max_tokens, bool with_mt
   carver.take(iq_codes, tokens * config.index_n_heads * config.index_head_dim / 2);
   carver.take(iq_scales, tokens * config.index_n_heads * config.index_head_dim / kIndexerFp4Block);
   carver.take(index_weights, tokens * config.index_n_heads);
-  score_capacity = std::max<int64_t>(kScoreElements, num_visible_entries(config.max_position_embeddings, 4));
+  // A decode step's rows are as wide as the page tables of their sequences (kPagePositions at a time).
+  const int64_t decode_row = (size.max_context + kPagePositions) / 4;
+  const int64_t any_row = (int64_t{config.max_position_embeddings} + kPagePositions) / 4;
+  score_capacity = std::max(std::clamp(size.num_decode_rows * decode_row, kMinScores, kMaxScores), any_row);
   carver.take(scores, score_capacity);
   carver.take(selected, tokens * config.index_topk);
 
@@ -75,10 +81,9 @@ int64_t Workspace::place(const ModelConfig& config, int max_tokens, bool with_mt
   carver.take(expert_weights, tokens * config.num_experts_per_tok);
   carver.take(routed, tokens * config.num_experts_per_tok * hidden);
   carver.take(shared, tokens * hidden);
-  carver.take(experts_scratch,
-              experts_scratch_bytes(tokens, config.num_experts_per_tok, kMaxRoutedExperts, config.moe_intermediate_size));
+  carver.take(experts_scratch, experts_scratch_bytes(tokens, config.num_experts_per_tok, kMaxRoutedExperts, config.moe_intermediate_size));
 
-  if (with_mtp) {
+  if (size.with_mtp) {
     carver.take(mtp_streams, tokens * hc * hidden);
     carver.take(mtp_e, tokens * hidden);
     carver.take(mtp_g, tokens * hc * hidden);
@@ -87,13 +92,13 @@ int64_t Workspace::place(const ModelConfig& config, int max_tokens, bool with_mt
   return carver.used();
 }
 
-int64_t Workspace::bytes_needed(const ModelConfig& config, int max_tokens, bool with_mtp) {
-  return Workspace().place(config, max_tokens, with_mtp, nullptr);
+int64_t Workspace::bytes_needed(const ModelConfig& config, const WorkspaceSize& size) {
+  return Workspace().place(config, size, nullptr);
 }
 
-Workspace::Workspace(const ModelConfig& config, int max_tokens, bool with_mtp, Backend& backend)
-    : memory_(backend, static_cast<size_t>(bytes_needed(config, max_tokens, with_mtp))) {
-  place(config, max_tokens, with_mtp, memory_.as<uint8_t>());
+Workspace::Workspace(const ModelConfig& config, const WorkspaceSize& size, Backend& backend)
+    : memory_(backend, static_cast<size_t>(bytes_needed(config, size))) {
+  place(config, size, memory_.as<uint8_t>());
 }
 
 }  // namespace dsv4

@@ -6,17 +6,25 @@
 
 namespace dsv4 {
 
+// What a workspace is made for.
+struct WorkspaceSize {
+  int max_tokens = 1;       // rows of a step
+  int num_decode_rows = 0;  // rows of a decode step, whose scores have room for max_context positions each
+  int64_t max_context = 0;  // of one sequence
+  bool with_mtp = false;
+};
+
 // What mHC before a sub-layer leaves for after it (spec 2.3).
 struct HyperConnectionState {
   float* post = nullptr;  // [T, hc]
   float* comb = nullptr;  // [T, hc, hc]
 };
 
-// Pointers into the workspace; T = max_tokens, d = hidden_size, hc = hc_mult. Names follow spec section 2.
+// Pointers into the workspace; T = rows of a step, d = hidden_size, hc = hc_mult. Names follow spec section 2.
 struct Workspace {
-  Workspace(const ModelConfig& config, int max_tokens, bool with_mtp, Backend& backend);
+  Workspace(const ModelConfig& config, const WorkspaceSize& size, Backend& backend);
   // What the constructor allocates, for the memory plan.
-  static int64_t bytes_needed(const ModelConfig& config, int max_tokens, bool with_mtp);
+  static int64_t bytes_needed(const ModelConfig& config, const WorkspaceSize& size);
 
   Bf16* streams = nullptr;      // [T, hc, d]
   Bf16* mtp_streams = nullptr;  // [T, hc, d]
@@ -64,7 +72,7 @@ struct Workspace {
 
  private:
   // Assigns every pointer from `base` (nullptr: only counts) and returns the bytes used.
-  int64_t place(const ModelConfig& config, int max_tokens, bool with_mtp, uint8_t* base);
+  int64_t place(const ModelConfig& config, const WorkspaceSize& size, uint8_t* base);
   Workspace() = default;
 
   Buffer memory_;

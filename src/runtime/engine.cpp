@@ -5,7 +5,6 @@
 #include "base/error.h"
 #include "model/dummy_weights.h"
 #include "runtime/device.h"
-#include "runtime/scheduler.h"
 
 namespace dsv4 {
 namespace {
@@ -50,13 +49,15 @@ Engine::Engine(const EngineOptions& options)
       checkpoint_(open_checkpoint(options_)),
       max_context_(context_limit(options_, config())),
       model_(config(), make_weights(options_, checkpoint_, *backend_), *backend_,
-             {options_.step_tokens, options_.max_sequences, options_.max_sequences}),
+             {options_.step_tokens, options_.max_sequences, options_.max_sequences, decode_size(options_.max_sequences), max_context_}),
       cache_(config(), cache_options(options_, max_context_), false, *backend_),
       pages_(cache_.options().num_pages),
       sequences_(static_cast<size_t>(options_.max_sequences)),
       kept_logits_(*backend_, logits_bytes(options_, config())),
       sample_logits_(*backend_, logits_bytes(options_, config())),
-      rows_(*backend_, static_cast<size_t>(options_.max_sequences) * sizeof(int32_t)) {}
+      rows_(*backend_, static_cast<size_t>(options_.max_sequences) * sizeof(int32_t)),
+      sampler_(*backend_),
+      decode_(model_, cache_, *backend_, kept_logits_.as<float>(), options_.max_sequences, max_context_) {}
 
 Engine::Sequence& Engine::sequence(int sequence_id) {
   require(sequence_id >= 0 && sequence_id < options_.max_sequences && sequences_[static_cast<size_t>(sequence_id)].open,
@@ -79,6 +80,7 @@ int Engine::open_sequence() {
 void Engine::close_sequence(int sequence_id) {
   Sequence& closing = sequence(sequence_id);
   for (int32_t page : closing.pages) pages_.release(page);
+  decode_.forget(sequence_id);
   closing = Sequence{};
 }
 
@@ -132,14 +134,49 @@ bool Engine::step() {
   std::vector<Waiting> waiting;
   for (int id : order) waiting.push_back({id, sequences_[static_cast<size_t>(id)].num_pending()});
 
+  const std::vector<Scheduled> scheduled = schedule_step(waiting, options_.step_tokens);
+  const bool is_decode = scheduled.size() <= static_cast<size_t>(decode_.max_rows()) &&
+                         std::all_of(waiting.begin(), waiting.end(), [](const Waiting& sequence) { return sequence.num_pending == 1; });
+  if (is_decode) {
+    decode(scheduled);
+  } else {
+    compute(scheduled);
+  }
+  return true;
+}
+
+// Pages for the next `num_tokens` tokens.
+void Engine::append_pages(Sequence& sequence, int num_tokens) {
+  const int64_t end = int64_t{sequence.num_computed} + num_tokens;
+  while (static_cast<int64_t>(sequence.pages.size()) * kPagePositions < end) sequence.pages.push_back(pages_.allocate());
+}
+
+// A step of single tokens.
+void Engine::decode(std::span<const Scheduled> scheduled) {
+  std::vector<DecodeRow> rows;
+  for (const Scheduled& share : scheduled) {
+    Sequence& running = sequences_[static_cast<size_t>(share.sequence_id)];
+    append_pages(running, 1);
+    rows.push_back({share.sequence_id, running.tokens.back(), running.num_computed, running.pages, running.sampling});
+  }
+  decode_.run(rows);
+  for (const Scheduled& share : scheduled) {
+    Sequence& computed = sequences_[static_cast<size_t>(share.sequence_id)];
+    ++computed.num_computed;
+    computed.num_written = std::max(computed.num_written, computed.num_computed);
+    computed.has_logits = true;
+    computed.decode_run = decode_.num_runs();
+  }
+}
+
+// Any other step.
+void Engine::compute(std::span<const Scheduled> scheduled) {
   step_input_.clear();
   std::vector<int> finished_ids;
   std::vector<int32_t> rows;
-  const std::vector<Scheduled> scheduled = schedule_step(waiting, options_.step_tokens);
   for (const auto& [id, num_tokens] : scheduled) {
     Sequence& running = sequences_[static_cast<size_t>(id)];
-    const int end = running.num_computed + num_tokens;
-    while (static_cast<int>(running.pages.size()) * kPagePositions < end) running.pages.push_back(pages_.allocate());
+    append_pages(running, num_tokens);
     const auto token_ids =
         std::span<const int32_t>(running.tokens).subspan(static_cast<size_t>(running.num_computed), static_cast<size_t>(num_tokens));
     step_input_.add_sequence(id, running.num_computed, token_ids, running.pages);
@@ -153,9 +190,9 @@ bool Engine::step() {
     Sequence& computed = sequences_[static_cast<size_t>(id)];
     computed.num_computed += num_tokens;
     computed.num_written = std::max(computed.num_written, computed.num_computed);
+    computed.decode_run = 0;
   }
   keep_logits(finished_ids, rows);
-  return true;
 }
 
 // Computes the logits of finished sequences and puts each into its slot's row.
@@ -163,13 +200,16 @@ void Engine::keep_logits(std::span<const int> finished_ids, std::span<const int3
   if (rows.empty()) return;
   const float* logits = model_.logits(rows);
   const int64_t row_bytes = int64_t{config().vocab_size} * static_cast<int64_t>(sizeof(float));
-  for (size_t i = 0; i < finished_ids.size(); ++i) {
-    const int32_t source_row = static_cast<int32_t>(i);
-    backend_->copy_from_host(rows_.as<void>(), &source_row, sizeof(source_row));
-    float* kept = kept_logits_.as<float>() + int64_t{finished_ids[i]} * config().vocab_size;
-    backend_->gather_rows({logits, rows_.as<int32_t>(), kept, 1, row_bytes});
-    sequences_[static_cast<size_t>(finished_ids[i])].has_logits = true;
-  }
+  const std::vector<int32_t> slots(finished_ids.begin(), finished_ids.end());
+  backend_->copy_from_host(rows_.as<void>(), slots.data(), slots.size() * sizeof(int32_t));
+  backend_->gather_rows({logits, nullptr, kept_logits_.as<void>(), static_cast<int>(slots.size()), row_bytes, rows_.as<int32_t>()});
+  for (int id : finished_ids) sequences_[static_cast<size_t>(id)].has_logits = true;
+}
+
+void Engine::warm_up(int num_sequences) {
+  require(num_sequences >= 1 && num_sequences <= options_.max_sequences, "warm-up for {} sequences, expected 1 to {}", num_sequences,
+          options_.max_sequences);
+  decode_.warm_up(num_sequences);
 }
 
 bool Engine::ready(int sequence_id) const {
@@ -201,30 +241,35 @@ std::vector<float> Engine::logits(int sequence_id) {
 
 std::vector<SampledToken> Engine::sample(std::span<const int> sequence_ids, std::span<Sampler* const> samplers) {
   require(sequence_ids.size() == samplers.size(), "{} sequences with {} samplers", sequence_ids.size(), samplers.size());
-  const size_t num_rows = sequence_ids.size();
-  if (num_rows == 0) return {};
-  std::vector<SampleRow> sample_rows;
-  int max_logprobs = 0;
-  for (Sampler* sampler : samplers) {
-    sample_rows.push_back(sampler->row());
-    max_logprobs = std::max(max_logprobs, sampler->params().num_logprobs);
-  }
-  std::vector<int32_t> token_ids(num_rows);
-  std::vector<float> logprobs(num_rows);
-  std::vector<int32_t> top_ids(num_rows * static_cast<size_t>(max_logprobs));
-  std::vector<float> top_logprobs(top_ids.size());
-  backend_->sample({gather_logits(sequence_ids), sample_rows.data(), token_ids.data(), logprobs.data(), top_ids.data(), top_logprobs.data(),
-                    static_cast<int>(num_rows), config().vocab_size, max_logprobs});
-
-  std::vector<SampledToken> sampled(num_rows);
-  for (size_t i = 0; i < num_rows; ++i) {
-    sampled[i].token_id = token_ids[i];
-    sampled[i].logprob = logprobs[i];
-    for (size_t j = 0; j < static_cast<size_t>(samplers[i]->params().num_logprobs); ++j) {
-      const size_t at = i * static_cast<size_t>(max_logprobs) + j;
-      if (top_ids[at] >= 0) sampled[i].top.push_back({top_ids[at], top_logprobs[at]});
+  std::vector<SampledToken> sampled(sequence_ids.size());
+  std::vector<size_t> undrawn;  // what no decode step has drawn with these settings
+  std::vector<int> undrawn_ids;
+  std::vector<SampleRow> undrawn_rows;
+  for (size_t i = 0; i < sequence_ids.size(); ++i) {
+    const Sequence& asked = sequence(sequence_ids[i]);
+    const SampleRow row = samplers[i]->row();
+    const std::optional<SampleRow> alone = self_contained(row);
+    if (alone && asked.has_logits && asked.decode_run != 0 && asked.decode_run == decode_.num_runs()) {
+      const std::optional<Drawn> drawn = decode_.drawn(sequence_ids[i]);
+      if (drawn && drawn->sampling == *alone) {
+        sampled[i] = {drawn->token_id, drawn->logprob, {}};
+        continue;
+      }
     }
-    samplers[i]->observe_completion(token_ids[i]);
+    undrawn.push_back(i);
+    undrawn_ids.push_back(sequence_ids[i]);
+    undrawn_rows.push_back(alone.value_or(row));
+  }
+  if (!undrawn.empty()) {
+    std::vector<SampledToken> drawn = sampler_.draw(gather_logits(undrawn_ids), config().vocab_size, undrawn_rows);
+    for (size_t i = 0; i < undrawn.size(); ++i) sampled[undrawn[i]] = std::move(drawn[i]);
+  }
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    require(sampled[i].token_id >= 0, "sequence {}: no finite logit to draw from", sequence_ids[i]);
+  }
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    samplers[i]->observe_completion(sampled[i].token_id);
+    sequence(sequence_ids[i]).sampling = self_contained(samplers[i]->row()).value_or(SampleRow{});
   }
   return sampled;
 }

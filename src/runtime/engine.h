@@ -20,9 +20,12 @@
 #include <vector>
 
 #include "model/checkpoint.h"
+#include "model/decode.h"
 #include "model/forward.h"
+#include "runtime/device_sampler.h"
 #include "runtime/pages.h"
 #include "runtime/sampler.h"
+#include "runtime/scheduler.h"
 
 namespace dsv4 {
 
@@ -69,8 +72,11 @@ class Engine {
   // Caches reach kMaxRollback tokens back from the furthest that was ever computed.
   int max_rewind(int sequence_id) const;
 
-  // Computes one ragged step of waiting tokens; false when none waits.
+  // Computes one ragged step of waiting tokens; false when none waits. A step of single tokens runs from a recording (model/decode.h), and
+  // on a device returns before it has finished.
   bool step();
+  // Makes the recordings for steps of up to `num_sequences` single tokens, which otherwise happens when the first such step comes.
+  void warm_up(int num_sequences);
   // True when every token fed has been computed (and there is one): logits are there.
   bool ready(int sequence_id) const;
 
@@ -80,8 +86,15 @@ class Engine {
   std::vector<float> logits(int sequence_id);
 
   // Draws the next token of ready sequences, one row each, and notes it in the samplers. Does not feed it.
+  // A sequence that was sampled before with settings that need no history is drawn within its decode steps, as if with the same sampler
+  // again; that draw is taken where the sampler still has those settings.
   std::vector<SampledToken> sample(std::span<const int> sequence_ids, std::span<Sampler* const> samplers);
   SampledToken sample(int sequence_id, Sampler& sampler);
+
+  // What the device has done since the engine was made.
+  StepCounters counters() const { return backend_->counters(); }
+  // Kernels of the recording for steps of `num_sequences` single tokens; 0 before it was made, and on the CPU.
+  int num_decode_kernels(int num_sequences) const { return decode_.num_kernels(num_sequences); }
 
  private:
   struct Sequence {
@@ -92,12 +105,17 @@ class Engine {
     int num_written = 0;   // the most tokens that were computed at any time: what rings and states have been written for
     uint64_t arrival = 0;  // order in which waiting sequences are served
     std::vector<int32_t> pages;
+    SampleRow sampling;       // what its decode steps draw with
+    uint64_t decode_run = 0;  // DecodeStep::num_runs() of the step that computed its last token; 0: another kind of step
 
     int num_pending() const { return static_cast<int>(tokens.size()) - num_computed; }
   };
 
   Sequence& sequence(int sequence_id);
   const Sequence& sequence(int sequence_id) const;
+  void append_pages(Sequence& sequence, int num_tokens);
+  void decode(std::span<const Scheduled> scheduled);
+  void compute(std::span<const Scheduled> scheduled);
   void keep_logits(std::span<const int> finished_ids, std::span<const int32_t> rows);
   float* gather_logits(std::span<const int> sequence_ids);
 
@@ -114,6 +132,8 @@ class Engine {
   Buffer kept_logits_;    // fp32 [max_sequences, vocab_size], by slot
   Buffer sample_logits_;  // fp32 [max_sequences, vocab_size], what sampling may change
   Buffer rows_;           // int32 [max_sequences]
+  DeviceSampler sampler_;
+  DecodeStep decode_;
 };
 
 }  // namespace dsv4

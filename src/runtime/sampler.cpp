@@ -38,6 +38,17 @@ void Sampler::set_params(SamplingParams params, int vocab_size) {
   for (const auto& [token_id, bias] : params_.logit_bias) bias_.push_back({token_id, bias});
 }
 
+std::optional<SampleRow> self_contained(const SampleRow& row) {
+  const bool is_plain = row.num_bias == 0 && row.num_logprobs == 0 && row.repetition_penalty == 1.0f && row.presence_penalty == 0.0f &&
+                        row.frequency_penalty == 0.0f;
+  if (!is_plain) return std::nullopt;
+  SampleRow alone = row;
+  alone.bias = nullptr;
+  alone.history = nullptr;
+  alone.num_history = 0;
+  return alone;
+}
+
 TokenCount& Sampler::count(int32_t token_id) {
   const auto [position, added] = history_idx_.try_emplace(token_id, history_.size());
   if (added) history_.push_back({token_id, 0, 0});

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -56,6 +57,10 @@ class Sampler {
   std::map<int32_t, size_t> history_idx_;  // token id → index into history_
   uint64_t draw_idx_ = 0;
 };
+
+// `row` without its history, if it draws by itself: no bias, no penalty that would look at the history, no alternatives. A decode step can
+// then draw with it (model/decode.h).
+std::optional<SampleRow> self_contained(const SampleRow& row);
 
 // A drawn token; log-probabilities are natural.
 struct TokenLogprob {

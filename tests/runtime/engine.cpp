@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <random>
 
 #include "base/error.h"
@@ -177,6 +178,219 @@ TEST(Engine, SamplingRowsTogetherEqualsSamplingThemAlone) {
     EXPECT_EQ(drawn[i].token_id, expected[i].token_id);
     EXPECT_EQ(drawn[i].logprob, expected[i].logprob);
     EXPECT_EQ(drawn[i].top.size(), i);
+  }
+}
+
+// Random weights of the mini checkpoint's shape with room for several pages.
+EngineOptions long_options(int max_sequences, int step_tokens = 300) {
+  EngineOptions options;
+  options.dummy = load_config(DSV4_SOURCE_DIR "/tests/data/mini/config.json");
+  options.dummy->max_position_embeddings = 1024;
+  options.max_sequences = max_sequences;
+  options.max_context = 700;
+  options.step_tokens = step_tokens;
+  return options;
+}
+
+// Two engines that are fed the same: one takes decode steps; in the other, whose steps hold everything, two more tokens wait each time, so
+// that it never does.
+class DecodeTwins {
+ public:
+  explicit DecodeTwins(int max_sequences)
+      : decode_(long_options(max_sequences)), eager_(long_options(max_sequences + 1, 4096)), companion_(eager_.open_sequence()) {}
+
+  Engine& decode() { return decode_; }
+
+  int open(std::span<const int32_t> prompt, const SamplingParams& params) {
+    const int id = decode_.open_sequence();
+    const int eager_id = eager_.open_sequence();
+    sequences_.insert_or_assign(id, Twin{eager_id, Sampler(params, 256), Sampler(params, 256)});
+    sequences_.at(id).decode_sampler.observe_prompt(prompt);
+    sequences_.at(id).eager_sampler.observe_prompt(prompt);
+    feed(id, prompt);
+    return id;
+  }
+  void close(int id) {
+    decode_.close_sequence(id);
+    eager_.close_sequence(sequences_.at(id).eager_id);
+    sequences_.erase(id);
+  }
+  void feed(int id, std::span<const int32_t> tokens) {
+    decode_.feed(id, tokens);
+    eager_.feed(sequences_.at(id).eager_id, tokens);
+  }
+  void rewind(int id, int num_tokens) {
+    decode_.rewind(id, num_tokens);
+    eager_.rewind(sequences_.at(id).eager_id, num_tokens);
+  }
+  void set_params(int id, const SamplingParams& params) {
+    sequences_.at(id).decode_sampler.set_params(params, 256);
+    sequences_.at(id).eager_sampler.set_params(params, 256);
+  }
+
+  void run() {
+    run_to_end(decode_);
+    if (eager_.tokens(companion_).size() > 600) {
+      eager_.close_sequence(companion_);
+      companion_ = eager_.open_sequence();
+    }
+    const std::vector<int32_t> two{5, 6};
+    eager_.feed(companion_, two);
+    run_to_end(eager_);
+    EXPECT_EQ(eager_.counters().graph_launches, 0);
+  }
+  void expect_equal_logits(int id) {
+    if (!decode_.ready(id)) return;
+    EXPECT_EQ(decode_.logits(id), eager_.logits(sequences_.at(id).eager_id)) << "sequence " << id;
+  }
+  // What both draw, alternatives included.
+  int32_t sample(int id) {
+    Twin& twin = sequences_.at(id);
+    const SampledToken drawn = decode_.sample(id, twin.decode_sampler);
+    const SampledToken expected = eager_.sample(twin.eager_id, twin.eager_sampler);
+    EXPECT_EQ(drawn.token_id, expected.token_id) << "sequence " << id;
+    EXPECT_EQ(drawn.logprob, expected.logprob) << "sequence " << id;
+    EXPECT_EQ(drawn.top.size(), expected.top.size());
+    return drawn.token_id;
+  }
+
+ private:
+  struct Twin {
+    int eager_id;
+    Sampler decode_sampler;
+    Sampler eager_sampler;
+  };
+
+  Engine decode_;
+  Engine eager_;
+  int companion_;
+  std::map<int, Twin> sequences_;
+};
+
+SamplingParams random_params(std::mt19937& random) {
+  SamplingParams params;
+  params.temperature = pick(random, 0, 2) == 0 ? 0.0f : 0.8f;
+  params.seed = random();
+  const int kind = pick(random, 0, 6);
+  if (kind == 0) params.top_k = 5;
+  if (kind == 1) params.top_p = 0.7f;
+  if (kind == 2) params.repetition_penalty = 1.5f;
+  if (kind == 3) params.frequency_penalty = 0.5f;
+  if (kind == 4) params.num_logprobs = 2;
+  if (kind == 5) params.logit_bias[7] = 3.0f;
+  return params;
+}
+
+// Sequences of every kind of sampling come, go, stall, are fed what they drew or something else, and are rewound.
+TEST(EngineDecode, StepsEqualThePathOfPrompts) {
+  constexpr int kSlots = 5;
+  for (unsigned seed = 0; seed < 3; ++seed) {
+    std::mt19937 random(100 + seed);
+    DecodeTwins twins(kSlots);
+    std::vector<int> open;
+    for (int event = 0; event < 30; ++event) {
+      if (static_cast<int>(open.size()) < kSlots && pick(random, 0, 2) == 0) {
+        const int length = pick(random, 0, 1) == 0 ? pick(random, 1, 9) : pick(random, 248, 258);
+        open.push_back(twins.open(random_tokens(random, length), random_params(random)));
+      } else if (!open.empty() && pick(random, 0, 9) == 0) {
+        const size_t leaving = random() % open.size();
+        twins.close(open[leaving]);
+        open.erase(open.begin() + static_cast<std::ptrdiff_t>(leaving));
+      }
+      twins.run();
+      for (int id : open) {
+        twins.expect_equal_logits(id);
+        const int action = pick(random, 0, 11);
+        if (action == 0) continue;  // stalls
+        if (action == 1) twins.set_params(id, random_params(random));
+        if (!twins.decode().ready(id)) {
+          twins.feed(id, random_tokens(random, 1));
+          continue;
+        }
+        const int32_t drawn = twins.sample(id);
+        if (action == 2) {
+          const int num_tokens = std::min(pick(random, 1, 3), twins.decode().max_rewind(id));
+          twins.rewind(id, std::min(num_tokens, static_cast<int>(twins.decode().tokens(id).size()) - 1));
+        } else if (action == 3) {
+          twins.feed(id, random_tokens(random, pick(random, 1, 2)));
+        } else {
+          twins.feed(id, {&drawn, 1});
+        }
+      }
+    }
+    EXPECT_GT(twins.decode().counters().graph_launches, 10) << "seed " << seed;
+  }
+}
+
+TEST(EngineDecode, SameSequencesFedWhatTheyDrewNeedNothingFromTheHost) {
+  std::mt19937 random(9);
+  Engine engine(long_options(3));
+  engine.warm_up(3);
+  std::vector<int> ids;
+  std::vector<Sampler> samplers;
+  for (int i = 0; i < 3; ++i) {
+    ids.push_back(engine.open_sequence());
+    engine.feed(ids.back(), random_tokens(random, 240 + i));
+    SamplingParams params;
+    params.temperature = 0.5f * static_cast<float>(i);
+    samplers.emplace_back(params, 256);
+  }
+  const auto draw_and_feed = [&] {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const SampledToken drawn = engine.sample(ids[i], samplers[i]);
+      engine.feed(ids[i], {&drawn.token_id, 1});
+    }
+  };
+  run_to_end(engine);
+  draw_and_feed();
+  ASSERT_TRUE(engine.step());
+  for (int position = 241; position < 262; ++position) {  // of the first sequence
+    draw_and_feed();
+    const StepCounters before = engine.counters();
+    ASSERT_TRUE(engine.step());
+    const StepCounters after = engine.counters();
+    const bool has_new_page = position <= 256 && position + 2 >= 256;  // of one of the three
+    EXPECT_EQ(after.uploaded_bytes - before.uploaded_bytes, has_new_page ? 4 : 0) << "position " << position;
+    EXPECT_EQ(after.allocations, before.allocations) << "position " << position;
+    EXPECT_EQ(after.graph_launches - before.graph_launches, 1) << "position " << position;
+  }
+}
+
+TEST(EngineDecode, WarmingUpInTheMiddleChangesNothing) {
+  std::mt19937 random(10);
+  DecodeTwins twins(4);
+  SamplingParams params;
+  const int first = twins.open(random_tokens(random, 30), params);
+  const int second = twins.open(random_tokens(random, 11), params);
+  for (int round = 0; round < 6; ++round) {
+    twins.run();
+    if (round == 2) twins.decode().warm_up(4);
+    for (int id : {first, second}) {
+      twins.expect_equal_logits(id);
+      const int32_t drawn = twins.sample(id);
+      twins.feed(id, {&drawn, 1});
+    }
+  }
+}
+
+TEST(EngineDecode, ASlotThatIsTakenAgainReadsItsNewPages) {
+  std::mt19937 random(11);
+  DecodeTwins twins(2);
+  SamplingParams params;
+  for (int round = 0; round < 2; ++round) {
+    // The pages go back in one order and are taken in another.
+    const int a = twins.open(random_tokens(random, 262), params);
+    const int b = twins.open(random_tokens(random, 258 + round), params);
+    for (int step = 0; step < 3; ++step) {
+      twins.run();
+      for (int id : {a, b}) {
+        twins.expect_equal_logits(id);
+        const int32_t drawn = twins.sample(id);
+        twins.feed(id, {&drawn, 1});
+      }
+    }
+    twins.close(a);
+    twins.close(b);
   }
 }
 

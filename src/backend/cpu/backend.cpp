@@ -22,12 +22,16 @@ namespace {
 // The ops themselves; replaying calls them again.
 class CpuRecording final : public Recording {
  public:
-  explicit CpuRecording(std::function<void()> ops) : ops_(std::move(ops)) {}
-  void replay() override { ops_(); }
+  CpuRecording(std::function<void()> ops, StepCounters& counters) : ops_(std::move(ops)), counters_(counters) {}
+  void replay() override {
+    ops_();
+    ++counters_.graph_launches;
+  }
   int num_kernels() const override { return 0; }
 
  private:
   std::function<void()> ops_;
+  StepCounters& counters_;
 };
 
 // The host is never behind.
@@ -101,7 +105,7 @@ class CpuBackend final : public Backend {
 
   std::unique_ptr<Recording> record(const std::function<void()>& ops) override {
     ops();
-    return std::make_unique<CpuRecording>(ops);
+    return std::make_unique<CpuRecording>(ops, counters_);
   }
 
   std::vector<ProfiledLaunch> profile(const std::function<void()>& ops) override {
