@@ -112,6 +112,7 @@ class Bench {
   void run_all() {
     while (engine_.step()) {
     }
+    engine_.backend().synchronize();
   }
 
   std::vector<Sampler> make_samplers(int count) const {
@@ -129,7 +130,7 @@ EngineOptions engine_options(const BenchOptions& options, const Environment& env
   EngineOptions engine_options = options.model.engine_options(environment);
   engine_options.max_sequences = largest(options.batches);
   const int64_t needed = int64_t{largest(options.contexts)} + options.prompt_tokens + options.decode_tokens;
-  const ModelConfig config = load_config(engine_options.model_dir / "config.json");
+  const ModelConfig config = engine_options.dummy ? *engine_options.dummy : load_config(engine_options.model_dir / "config.json");
   require(needed <= config.max_position_embeddings, "bench: context, prompt and decode tokens are {} together, this model has {}", needed,
           config.max_position_embeddings);
   engine_options.max_context = static_cast<int>(needed);
@@ -138,7 +139,8 @@ EngineOptions engine_options(const BenchOptions& options, const Environment& env
 
 void print_report(const BenchOptions& options, const std::vector<BenchRow>& rows, double first_token_seconds) {
   nlohmann::ordered_json report;
-  report["model"] = options.model.model_dir().string();
+  report["model"] = options.model.dummy.empty() ? options.model.model_dir().string() : "dummy " + options.model.dummy;
+  if (options.model.layers > 0) report["layers"] = options.model.layers;
   report["prompt_tokens"] = options.prompt_tokens;
   report["decode_tokens"] = options.decode_tokens;
   report["first_token_seconds"] = first_token_seconds;
@@ -307,6 +309,7 @@ Command add_bench(CLI::App& app, const Environment& environment) {
   const auto options = std::make_shared<BenchOptions>();
   options->model.add_model(*command);
   options->model.add_backend(*command);
+  options->model.add_dummy(*command);
   add_list(*command, "--batch", options->batches, "Sequences computed together", whole_number(1, 4096));
   add_list(*command, "--context", options->contexts, "Tokens in each sequence before the measurement", whole_number_from(0));
   command->add_option("--prompt-tokens", options->prompt_tokens, "Tokens of each prompt measured")

@@ -167,6 +167,7 @@ Command add_generate(CLI::App& app, const Environment& environment) {
   const auto arguments = std::make_shared<GenerateArguments>();
   arguments->answer.max_tokens = kDefaultMaxTokens;
   arguments->model.add_all(*command);
+  arguments->model.add_dummy(*command);
   CLI::Option* text = command->add_option("text", arguments->text, "The prompt; - reads it from standard input")->type_name("TEXT");
   CLI::Option* prompt =
       command->add_option("-p,--prompt", arguments->prompt, "The same, for a prompt that begins with a dash")->type_name("TEXT");

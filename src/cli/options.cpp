@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "cli/input.h"
+#include "cli/load_progress.h"
 #include "runtime/device.h"
 
 namespace dsv4 {
@@ -34,7 +35,7 @@ bool holds_model(const fs::path& directory) {
   return fs::is_regular_file(directory / "config.json", ignored);
 }
 
-// The folder models seen from build/<preset>/bin/dsv4; empty where the system does not tell where the executable is.
+// The models/ seen from build/<preset>/bin/dsv4; empty where the system does not tell where the executable is.
 fs::path models_beside_executable() {
   std::error_code error;
   const fs::path executable = fs::read_symlink("/proc/self/exe", error);
@@ -56,18 +57,6 @@ CLI::Validator device_name() {
 
 fs::path model_in_source_tree() {
   return fs::path(DSV4_SOURCE_DIR) / "models" / "tiny";
-}
-
-// The config.json that --dummy names.
-fs::path dummy_config_file(const std::string& dummy) {
-  if (dummy != "flash" && dummy != "pro") return dummy;
-  for (const fs::path& models : {models_beside_executable(), fs::path(DSV4_SOURCE_DIR) / "models"}) {
-    const fs::path file = models / "configs" / (dummy + ".json");
-    std::error_code ignored;
-    if (!models.empty() && fs::is_regular_file(file, ignored)) return file;
-  }
-  fail("--dummy {}: {}.json is neither in {} nor in {}", dummy, dummy, (models_beside_executable() / "configs").string(),
-       DSV4_SOURCE_DIR "/models/configs");
 }
 
 }  // namespace
@@ -115,18 +104,6 @@ void ModelArguments::add_model(CLI::App& command) {
       ->check(not_empty());
 }
 
-void ModelArguments::add_dummy(CLI::App& command) {
-  CLI::Option* option =
-      command.add_option("--dummy", dummy, "Random weights of this shape instead of a model: flash, pro or a config.json")
-          ->type_name("NAME")
-          ->check(not_empty())
-          ->excludes(command.get_option("--model"));
-  command.add_option("--layers", num_layers, "Only the first layers of --dummy")
-      ->type_name("N")
-      ->transform(whole_number(1, 100000))
-      ->needs(option);
-}
-
 void ModelArguments::add_backend(CLI::App& command) {
   command.add_option("--device", device, "What computes: cpu, cuda or cuda:N")
       ->type_name("NAME")
@@ -149,6 +126,41 @@ void ModelArguments::add_all(CLI::App& command) {
   add_context(command);
 }
 
+void ModelArguments::add_dummy(CLI::App& command) {
+  CLI::Option* option =
+      command
+          .add_option("--dummy", dummy,
+                      "Random weights in the shapes of Flash, of Pro or of a config.json, instead of a checkpoint: flash, pro "
+                      "or FILE")
+          ->type_name("MODEL")
+          ->check(not_empty())
+          ->excludes(command.get_option("--model"));
+  command.add_option("--layers", layers, "Only the first N layers of the --dummy model (default: all)")
+      ->type_name("N")
+      ->transform(whole_number_from(1))
+      ->needs(option);
+}
+
+std::optional<ModelConfig> ModelArguments::dummy_config() const {
+  if (dummy.empty()) return std::nullopt;
+  const ModelConfig config = full_config();
+  return first_layers(config, layers > 0 ? layers : config.num_hidden_layers);
+}
+
+ModelConfig ModelArguments::full_config() const {
+  if (dummy.empty()) return load_config(model_dir() / "config.json");
+  if (dummy != "flash" && dummy != "pro") return load_config(dummy);
+  const fs::path file = fs::path("configs") / (dummy + ".json");
+  std::error_code ignored;
+  const fs::path beside = models_beside_executable() / file;
+  return load_config(fs::is_regular_file(beside, ignored) ? beside : fs::path(DSV4_SOURCE_DIR) / "models" / file);
+}
+
+std::string ModelArguments::name() const {
+  const fs::path path = dummy.empty() ? model_dir() : fs::path(dummy);
+  return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
+}
+
 fs::path ModelArguments::model_dir() const {
   if (model.empty()) {
     const std::optional<fs::path> bundled = bundled_model();
@@ -162,15 +174,6 @@ fs::path ModelArguments::model_dir() const {
   require(fs::is_directory(status), "--model {}: expected a directory", model);
   require(holds_model(model), "--model {}: no config.json in it", model);
   return model;
-}
-
-std::string ModelArguments::name() const {
-  const fs::path path = dummy.empty() ? model_dir() : fs::path(dummy);
-  return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
-}
-
-ModelConfig ModelArguments::full_config() const {
-  return load_config(dummy.empty() ? model_dir() / "config.json" : dummy_config_file(dummy));
 }
 
 bool ModelArguments::is_bundled() const {
@@ -189,20 +192,13 @@ std::unique_ptr<Backend> ModelArguments::make_backend(const Environment& environ
 
 EngineOptions ModelArguments::engine_options(const Environment& environment) const {
   EngineOptions options;
-  if (dummy.empty()) {
-    options.model_dir = model_dir();
-  } else {
-    options.dummy = full_config();
-    require(num_layers <= options.dummy->num_hidden_layers, "--layers {}: {} has {}", num_layers, name(), options.dummy->num_hidden_layers);
-    if (num_layers > 0) options.dummy->num_hidden_layers = num_layers;
-    options.dummy->num_nextn_predict_layers = 0;  // random weights have none
-    options.dummy->num_hash_layers = std::min(options.dummy->num_hash_layers, options.dummy->num_hidden_layers);
-    options.dummy->compress_ratios.resize(static_cast<size_t>(options.dummy->num_blocks()));
-  }
+  options.model_dir = model_dir();
   options.max_sequences = 1;
   options.max_context = context;
   options.num_threads = threads(environment);
   options.device = device;
+  options.dummy = dummy_config();
+  options.progress = make_load_progress();
   return options;
 }
 

@@ -42,27 +42,29 @@ Tokenizer load_tokenizer(const std::filesystem::path& model_dir);
 // Throws Error where the tokenizer knows ids that the model has not.
 void require_vocabulary(const Tokenizer& tokenizer, const ModelConfig& config);
 
-// --model or --dummy, --device, --threads and --context.
+// --model, --device, --threads, --context, --dummy and --layers.
 struct ModelArguments {
   std::string model;           // empty: the bundled model
-  std::string dummy;           // "flash", "pro" or a config.json: random weights instead of a model
-  int num_layers = 0;          // the first layers of a dummy alone; 0: all
   std::string device = "cpu";  // as EngineOptions names it
   int num_threads = 0;         // 0: DSV4_THREADS, else every core
+  std::string dummy;           // "flash", "pro" or a config.json: random weights instead of a checkpoint's; empty: none
+  int layers = 0;              // of the dummy; 0: all
   int context = 0;             // 0: what the model has
 
   void add_model(CLI::App& command);
-  void add_dummy(CLI::App& command);    // --dummy and --layers, after add_model()
   void add_backend(CLI::App& command);  // --device and --threads
   void add_context(CLI::App& command);
+  void add_dummy(CLI::App& command);  // --dummy and --layers, after --model
   void add_all(CLI::App& command);
 
   // Throws Error where --model is not given and there is no bundled model, or where it is no directory.
   std::filesystem::path model_dir() const;
-  // What the results of a measurement call the model: "flash", or the name of its directory or file.
-  std::string name() const;
-  // The configuration of the whole model, --layers aside.
+  // The configuration of --dummy; nothing where it is not given. Throws Error.
+  std::optional<ModelConfig> dummy_config() const;
+  // The configuration of the whole model, --layers aside. Throws Error.
   ModelConfig full_config() const;
+  // What results call the model: "flash", or the name of its directory or file.
+  std::string name() const;
   // Whether model_dir() is the bundled model.
   bool is_bundled() const;
   // Threads of the CPU ops, as EngineOptions counts them.

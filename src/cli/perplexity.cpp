@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/input.h"
+#include "cli/load_progress.h"
 #include "cli/options.h"
 #include "cli/output.h"
 #include "text/tokenizer.h"
@@ -61,7 +62,9 @@ int run_perplexity(const PerplexityArguments& arguments, const Environment& envi
   const Checkpoint checkpoint = Checkpoint::open(model_dir);
   require_vocabulary(tokenizer, checkpoint.config());
   const std::vector<int32_t> token_ids = tokenizer.encode(text, SpecialTokens::kPlain);
-  const PerplexityReport report = measure_perplexity(checkpoint, *backend, token_ids, arguments.options);
+  PerplexityOptions perplexity_options = arguments.options;
+  perplexity_options.progress = make_load_progress();
+  const PerplexityReport report = measure_perplexity(checkpoint, *backend, token_ids, perplexity_options);
 
   if (arguments.json) {
     print_report(report, path, text.size(), arguments.options);

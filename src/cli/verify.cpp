@@ -1,5 +1,6 @@
 // dsv4 verify: compares a model with a golden file.
 #include "cli/commands.h"
+#include "cli/load_progress.h"
 #include "cli/options.h"
 #include "cli/output.h"
 #include "runtime/verification.h"
@@ -15,7 +16,7 @@ struct VerifyArguments {
 
 int run_verify(const VerifyArguments& arguments, const Environment& environment) {
   const std::unique_ptr<Backend> backend = arguments.model.make_backend(environment);
-  const VerifyReport report = verify({arguments.model.model_dir(), arguments.golden_file}, *backend);
+  const VerifyReport report = verify({arguments.model.model_dir(), arguments.golden_file, make_load_progress()}, *backend);
   if (arguments.json) {
     print_json(report.json());
   } else {

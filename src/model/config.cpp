@@ -1,5 +1,6 @@
 #include "model/config.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -376,6 +377,18 @@ ModelConfig parse_config(std::string_view text, std::string_view where) {
   if (!at_path(root, "max_position_embeddings")) config.max_position_embeddings = extended_positions(config);
   validate(config, where);
   return config;
+}
+
+ModelConfig first_layers(const ModelConfig& config, int num_layers) {
+  require(num_layers >= 1 && num_layers <= config.num_hidden_layers, "{} layers, expected 1 to {}, which this model has", num_layers,
+          config.num_hidden_layers);
+  ModelConfig cut = config;
+  cut.num_hidden_layers = num_layers;
+  cut.num_nextn_predict_layers = 0;
+  cut.num_hash_layers = std::min(config.num_hash_layers, num_layers);
+  cut.compress_ratios.resize(static_cast<size_t>(num_layers));
+  validate(cut, "the model cut to its first layers");
+  return cut;
 }
 
 ModelConfig load_config(const std::filesystem::path& file) {

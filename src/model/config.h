@@ -87,6 +87,9 @@ void validate(const ModelConfig& config, std::string_view where = "config.json")
 // and mlp_layer_types where the flat keys are missing. The result is validated. Throws Error.
 ModelConfig parse_config(std::string_view text, std::string_view where = "config.json");
 
+// The model of the first `num_layers` layers, without MTP blocks. Throws Error unless it has so many.
+ModelConfig first_layers(const ModelConfig& config, int num_layers);
+
 // Reads a config.json file. Throws Error.
 ModelConfig load_config(const std::filesystem::path& file);
 

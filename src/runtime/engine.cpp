@@ -4,12 +4,14 @@
 
 #include "base/error.h"
 #include "model/dummy_weights.h"
+#include "runtime/capacity.h"
 #include "runtime/device.h"
 
 namespace dsv4 {
 namespace {
 
 constexpr uint64_t kDummySeed = 1;
+constexpr int kLogitsBuffers = 3;  // the model's, those kept, those drawn from
 
 const EngineOptions& checked(const EngineOptions& options) {
   require(options.max_sequences >= 1 && options.max_sequences <= 4096, "sequences: {}, expected 1 to 4096", options.max_sequences);
@@ -17,10 +19,20 @@ const EngineOptions& checked(const EngineOptions& options) {
   return options;
 }
 
-int context_limit(const EngineOptions& options, const ModelConfig& config) {
+// Tokens of a sequence: as many as were asked for, or as fit. Throws Error where the device has no room for the model.
+int context_limit(const EngineOptions& options, const ModelConfig& config, const std::optional<Checkpoint>& checkpoint,
+                  const Backend& backend) {
   require(options.max_context >= 0 && options.max_context <= config.max_position_embeddings, "context: {} tokens, this model has {}",
           options.max_context, config.max_position_embeddings);
-  return options.max_context > 0 ? options.max_context : config.max_position_embeddings;
+  const auto free_bytes = static_cast<int64_t>(backend.free_memory());
+  if (free_bytes == 0) return options.max_context > 0 ? options.max_context : config.max_position_embeddings;
+  MemoryRequest request;
+  request.context = options.max_context;
+  request.num_seqs = options.max_sequences;
+  request.max_step_tokens = options.step_tokens;
+  request.max_logits_rows = kLogitsBuffers * options.max_sequences;
+  const std::vector<TensorSpec> specs = checkpoint ? tensor_specs(*checkpoint) : tensor_specs(config, false);
+  return static_cast<int>(plan_device(config, specs, request, free_bytes).request.context);
 }
 
 KvCacheOptions cache_options(const EngineOptions& options, int max_context) {
@@ -47,7 +59,7 @@ Engine::Engine(const EngineOptions& options)
     : options_(checked(options)),
       backend_(make_backend(options_.device, options_.num_threads)),
       checkpoint_(open_checkpoint(options_)),
-      max_context_(context_limit(options_, config())),
+      max_context_(context_limit(options_, config(), checkpoint_, *backend_)),
       model_(config(), make_weights(options_, checkpoint_, *backend_), *backend_,
              {options_.step_tokens, options_.max_sequences, options_.max_sequences, decode_size(options_.max_sequences), max_context_}),
       cache_(config(), cache_options(options_, max_context_), false, *backend_),

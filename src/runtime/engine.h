@@ -31,11 +31,11 @@ namespace dsv4 {
 
 struct EngineOptions {
   std::filesystem::path model_dir;
-  int max_sequences = 4;             // open at once
-  int max_context = 0;               // tokens of one sequence, prompt and completion; 0: max_position_embeddings
-  int step_tokens = 512;             // most tokens of one step: prompts are computed in chunks of this size
-  int num_threads = 0;               // of the CPU backend; 0: every core
-  std::string device = "cpu";        // "cpu", "cuda" or "cuda:N"
+  int max_sequences = 4;       // open at once
+  int max_context = 0;         // tokens of one sequence, prompt and completion; 0: max_position_embeddings, or what fits on the device
+  int step_tokens = 512;       // most tokens of one step: prompts are computed in chunks of this size
+  int num_threads = 0;         // of the CPU backend; 0: every core
+  std::string device = "cpu";  // "cpu", "cuda" or "cuda:N"
   std::optional<ModelConfig> dummy;  // a model of random weights (model/dummy_weights.h) without a checkpoint; model_dir is not used
   LoadProgress progress;             // of the weights; never called where they are used in place
 };
@@ -77,6 +77,8 @@ class Engine {
   bool step();
   // Makes the recordings for steps of up to `num_sequences` single tokens, which otherwise happens when the first such step comes.
   void warm_up(int num_sequences);
+  // For profiles: whether steps of single tokens run from recordings, as they do from the start, or launch by launch.
+  void use_recordings(bool use) { decode_.use_recordings(use); }
   // True when every token fed has been computed (and there is one): logits are there.
   bool ready(int sequence_id) const;
 

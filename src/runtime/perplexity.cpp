@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "runtime/capacity.h"
 
 namespace dsv4 {
 namespace {
@@ -37,12 +38,12 @@ int32_t most_likely(std::span<const float> logits) {
 // The model and one sequence's caches, used again for every window.
 class Predictor {
  public:
-  Predictor(const Checkpoint& checkpoint, Backend& backend, int window, int step_tokens, bool with_mtp)
+  Predictor(const Checkpoint& checkpoint, Backend& backend, int window, int step_tokens, bool with_mtp, const LoadProgress& progress)
       : config_(checkpoint.config()),
         backend_(backend),
         step_tokens_(std::min(step_tokens, window + 1)),
         with_mtp_(with_mtp),
-        model_(config_, load_weights(checkpoint, backend), backend, {step_tokens_, 1, kLogitsRows}),
+        model_(config_, weights(checkpoint, backend, window, progress), backend, {step_tokens_, 1, kLogitsRows}),
         pages_(static_cast<size_t>((window + kPagePositions) / kPagePositions)),
         cache_(config_, {1, static_cast<int>(pages_.size()), step_tokens_}, with_mtp, backend),
         row_logits_(static_cast<size_t>(kLogitsRows) * static_cast<size_t>(config_.vocab_size)) {
@@ -62,6 +63,18 @@ class Predictor {
   }
 
  private:
+  // After the check that they fit.
+  ModelWeights weights(const Checkpoint& checkpoint, Backend& backend, int window, const LoadProgress& progress) const {
+    if (const auto free_bytes = static_cast<int64_t>(backend.free_memory()); free_bytes > 0) {
+      MemoryRequest request;
+      request.context = window + 1;
+      request.max_step_tokens = step_tokens_;
+      request.max_logits_rows = kLogitsRows;
+      plan_device(config_, tensor_specs(checkpoint), request, free_bytes);
+    }
+    return load_weights(checkpoint, backend, progress);
+  }
+
   void run_step(int begin, int count, PerplexityReport& report) {
     const std::span<const int32_t> ids = std::span<const int32_t>(tokens_).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
     step_.clear();
@@ -125,7 +138,7 @@ PerplexityReport measure_perplexity(const Checkpoint& checkpoint, Backend& backe
                                     const PerplexityOptions& options) {
   check(checkpoint.config(), token_ids, options);
   const size_t window = std::min(static_cast<size_t>(options.window), token_ids.size());
-  Predictor predictor(checkpoint, backend, static_cast<int>(window), options.step_tokens, options.with_mtp);
+  Predictor predictor(checkpoint, backend, static_cast<int>(window), options.step_tokens, options.with_mtp, options.progress);
   PerplexityReport report;
   for (size_t begin = 0; begin < token_ids.size(); begin += window) {
     predictor.predict(token_ids.subspan(begin, std::min(window, token_ids.size() - begin)), report);

@@ -10,9 +10,10 @@
 namespace dsv4 {
 
 struct PerplexityOptions {
-  int window = 1023;      // tokens predicted by one sequence
-  int step_tokens = 512;  // most tokens of one step; does not change the result
-  bool with_mtp = false;  // also follow the MTP block's predictions
+  int window = 1023;           // tokens predicted by one sequence
+  int step_tokens = 512;       // most tokens of one step; does not change the result
+  bool with_mtp = false;       // also follow the MTP block's predictions
+  LoadProgress progress = {};  // of the weights
 };
 
 // Predictions that an MTP block makes for the token after the next one.

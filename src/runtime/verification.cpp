@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "model/forward.h"
+#include "runtime/capacity.h"
 #include "runtime/golden.h"
 
 namespace dsv4 {
@@ -152,7 +153,7 @@ class Verification {
         golden_(Golden::load(options.golden_file, config(), checkpoint_.num_experts())),
         variation_(Variation::load(options.golden_file.parent_path() / "variation.json")),
         num_positions_(longest_sequence()),
-        model_(config(), load_weights(checkpoint_, backend), backend, {num_positions_, 1, kLogitsRows}),
+        model_(config(), weights(options.progress), backend, {num_positions_, 1, kLogitsRows}),
         pages_(static_cast<size_t>((num_positions_ + kPagePositions - 1) / kPagePositions)) {
     std::iota(pages_.begin(), pages_.end(), 0);
   }
@@ -175,6 +176,18 @@ class Verification {
     size_t longest = std::max<size_t>(golden_.input_ids.size(), golden_.router ? static_cast<size_t>(golden_.router->num_rows) : 0);
     if (golden_.greedy) longest = std::max(longest, golden_.greedy->prompt.size() + golden_.greedy->tokens.size());
     return static_cast<int>(longest);
+  }
+
+  // After the check that they fit.
+  ModelWeights weights(const LoadProgress& progress) const {
+    if (const auto free_bytes = static_cast<int64_t>(backend_.free_memory()); free_bytes > 0) {
+      MemoryRequest request;
+      request.context = num_positions_;
+      request.max_step_tokens = num_positions_;
+      request.max_logits_rows = kLogitsRows;
+      plan_device(config(), tensor_specs(checkpoint_), request, free_bytes);
+    }
+    return load_weights(checkpoint_, backend_, progress);
   }
 
   std::unique_ptr<KvCache> fresh_cache() {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "model/weights.h"
 #include "ops/backend.h"
 
 namespace dsv4 {
@@ -14,6 +15,7 @@ namespace dsv4 {
 struct VerifyOptions {
   std::filesystem::path model_dir;
   std::filesystem::path golden_file;  // variation.json is looked for beside it
+  LoadProgress progress = {};         // of the weights
 };
 
 // One layer fed with the golden streams of the layer before it: cosine of its output streams per position.

@@ -27,7 +27,16 @@ TEST(Bench, MeasuresEveryCombination) {
   EXPECT_EQ(lines(dsv4_output(args)).size(), 6u);  // a head, the rows, a summary
 }
 
+TEST(Bench, MeasuresADummyModel) {
+  const nlohmann::ordered_json report = dsv4_json(
+      {"bench", "--dummy", kMiniModel + "/config.json", "--layers", "3", "--prompt-tokens", "9", "--decode-tokens", "2", "--json"});
+  EXPECT_EQ(report.at("layers"), 3);
+  EXPECT_GT(report.at("rows").at(0).at("decode_tokens_per_second").get<double>(), 0.0);
+}
+
 TEST(Bench, RefusesBadInput) {
+  expect_usage_error({"bench", "--layers", "2"}, "--layers");
+  expect_failure({"bench", "--dummy", "flash", "--layers", "44"}, "44 layers, expected 1 to 43");
   expect_usage_error({"bench", "--batch", "1,x"}, "--batch: \"x\"");
   expect_usage_error({"bench", "--batch", "0"}, "--batch: \"0\"");
   expect_usage_error({"bench", "--decode-tokens", "0"}, "--decode-tokens: \"0\"");
@@ -70,9 +79,8 @@ TEST(Bench, StepsRefuseBadInput) {
   expect_usage_error({"bench", "--batch", "2", "decode"}, "decode excludes --batch");
   expect_usage_error({"bench", "decode", "--chunk", "2"}, "--chunk");
   expect_usage_error({"bench", "prefill", "--chunk", "0"}, "--chunk: \"0\"");
-  expect_usage_error({"bench", "decode", "--layers", "2"}, "--layers requires --dummy");
   expect_usage_error({"bench", "decode", "-m", kMiniModel, "--dummy", "flash"}, "excludes");
-  expect_failure({"bench", "decode", "--dummy", "flash", "--layers", "44"}, "--layers 44: flash has 43");
+  expect_failure({"bench", "decode", "--dummy", "flash", "--layers", "44"}, "44 layers, expected 1 to 43");
   expect_failure({"bench", "decode", "-m", kMiniModel, "--context", "300"}, "this model has 256");
   expect_failure({"bench", "decode", "-m", kMiniModel, "--context", "20"},
                  "context 20: 40 steps and 9 before them need at least 50 tokens");

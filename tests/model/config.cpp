@@ -360,6 +360,20 @@ TEST(Config, ValidateRefusesNumbersThatJsonCannotSpell) {
   EXPECT_EQ(error_of([&] { validate(config); }), "config.json: compress_ratios: 4 entries, expected 5");
 }
 
+TEST(Config, FirstLayersKeepTheirKinds) {
+  const ModelConfig flash = load_shipped("flash.json");
+  for (int num_layers : {1, 2, 5, 43}) {
+    const ModelConfig cut = first_layers(flash, num_layers);
+    EXPECT_EQ(cut.num_hidden_layers, num_layers);
+    EXPECT_EQ(cut.num_blocks(), num_layers);
+    EXPECT_EQ(cut.num_hash_layers, std::min(3, num_layers));
+    for (int layer = 0; layer < num_layers; ++layer) EXPECT_EQ(cut.ratio(layer), flash.ratio(layer)) << layer;
+    EXPECT_EQ(cut.compress_ratios.size(), static_cast<size_t>(num_layers));
+  }
+  EXPECT_EQ(error_of([&] { first_layers(flash, 44); }), "44 layers, expected 1 to 43, which this model has");
+  EXPECT_EQ(error_of([&] { first_layers(flash, 0); }), "0 layers, expected 1 to 43, which this model has");
+}
+
 TEST(Config, FilesThatCannotBeRead) {
   const test::TempDir dir;
   EXPECT_EQ(error_of([&] { load_config(dir / "config.json"); }), (dir / "config.json").string() + ": No such file or directory");
