@@ -1,7 +1,8 @@
-// dsv4 bench: how fast prompts and answers are computed, by batch size and context.
+// dsv4 bench: how fast prompts and answers are computed, by batch size and context; as a whole, or steps alone against their floor.
 #include <fmt/format.h>
 
 #include <chrono>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -10,6 +11,8 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/process_stats.h"
+#include "cli/step_bench.h"
+#include "runtime/device.h"
 
 namespace dsv4 {
 namespace {
@@ -109,6 +112,7 @@ class Bench {
   void run_all() {
     while (engine_.step()) {
     }
+    engine_.backend().synchronize();
   }
 
   std::vector<Sampler> make_samplers(int count) const {
@@ -177,6 +181,127 @@ int run_bench(const BenchOptions& options, const Environment& environment) {
   return 0;
 }
 
+// `dsv4 bench decode` and `dsv4 bench prefill`.
+struct StepBenchArguments {
+  ModelArguments model;
+  std::vector<int> batches = {1};
+  std::vector<int> contexts = {4096};
+  int num_steps = 40;
+  int prompt_tokens = 8192;
+  std::vector<int> chunks = {2048};
+  std::string append_file;
+  bool is_prefill = false;
+  bool with_ops = false;
+  bool json = false;
+};
+
+// The command as it was given, without what says where its results go.
+std::string command_line(const CLI::App& command) {
+  std::string line = fmt::format("dsv4 bench {}", command.get_name());
+  for (const CLI::Option* option : command.get_options()) {
+    const std::string name = option->get_name();
+    if (option->count() == 0 || name == "--append" || name == "--json") continue;
+    line += " " + name;
+    if (option->get_expected_max() == 0) continue;  // a flag
+    std::string values;
+    for (const std::string& value : option->results()) values += (values.empty() ? "" : ",") + value;
+    line += " " + values;
+  }
+  return line;
+}
+
+EngineOptions step_engine_options(const StepBenchArguments& arguments, const Environment& environment) {
+  EngineOptions options = arguments.model.engine_options(environment);
+  const int64_t context = largest(arguments.contexts);
+  if (arguments.is_prefill) {
+    options.max_context = static_cast<int>(context + arguments.prompt_tokens);
+    options.step_tokens = largest(arguments.chunks);
+  } else {
+    options.max_sequences = largest(arguments.batches);
+    options.max_context = static_cast<int>(context);
+    options.step_tokens = std::max(options.max_sequences, options.step_tokens);
+  }
+  return options;
+}
+
+void append_result(const std::string& path, const BenchResult& result) {
+  std::ofstream file(path, std::ios::app);
+  file << result.json().dump() << "\n" << std::flush;
+  require(static_cast<bool>(file), "{}: cannot be written", path);
+}
+
+int run_step_bench(const StepBenchArguments& arguments, const std::string& command, const Environment& environment) {
+  Engine engine(step_engine_options(arguments, environment));
+  StepBenchOptions options;
+  options.machine = machine_name(arguments.model.device);
+  options.command = command;
+  options.model_name = arguments.model.name();
+  options.full_config = arguments.model.full_config();
+  options.with_ops = arguments.with_ops;
+  options.num_steps = arguments.num_steps;
+  StepBench bench(engine, options);
+  const auto report = [&](const BenchResult& result) {
+    if (arguments.json) {
+      print_json(result.json());
+    } else {
+      print(result_text(result));
+    }
+    if (!arguments.append_file.empty()) append_result(arguments.append_file, result);
+  };
+  for (int context : arguments.contexts) {
+    if (arguments.is_prefill) {
+      for (int chunk : arguments.chunks) report(bench.prefill(context, arguments.prompt_tokens, chunk));
+    } else {
+      for (int batch : arguments.batches) report(bench.decode(batch, context));
+    }
+  }
+  return 0;
+}
+
+// An option that takes a list; the help ends with its default.
+CLI::Option* add_list(CLI::App& command, const char* name, std::vector<int>& values, const char* help, CLI::Validator validator) {
+  return command.add_option(name, values, fmt::format("{}, a list (default: {})", help, fmt::join(values, ",")))
+      ->type_name("N,N,…")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->transform(std::move(validator));
+}
+
+// The steps' own subcommand below `bench`; what is given to one cannot be given to the other.
+Command add_step_bench(CLI::App& bench, bool is_prefill, const Environment& environment) {
+  CLI::App* command = is_prefill ? bench.add_subcommand("prefill", "Measure a prompt, step by step")
+                                 : bench.add_subcommand("decode", "Measure decode steps against their floor, the bytes they must read");
+  const auto arguments = std::make_shared<StepBenchArguments>();
+  arguments->is_prefill = is_prefill;
+  arguments->model.add_model(*command);
+  arguments->model.add_dummy(*command);
+  arguments->model.add_backend(*command);
+  if (is_prefill) {
+    arguments->contexts = {0};
+    add_list(*command, "--context", arguments->contexts, "Tokens before the prompt", whole_number_from(0));
+    command->add_option("--tokens", arguments->prompt_tokens, "Tokens of the prompt")
+        ->type_name("N")
+        ->capture_default_str()
+        ->transform(whole_number_from(1));
+    add_list(*command, "--chunk", arguments->chunks, "Tokens of one step", whole_number(1, 65536));
+    command->footer("Example: dsv4 bench prefill --dummy flash --layers 32 --device cuda --tokens 8192 --chunk 2048,4096");
+  } else {
+    add_list(*command, "--batch", arguments->batches, "Sequences computed together", whole_number(1, 4096));
+    add_list(*command, "--context", arguments->contexts, "Tokens in each cache at the last step measured", whole_number_from(2));
+    command->add_option("--steps", arguments->num_steps, "Steps measured, after some to warm up")
+        ->type_name("N")
+        ->capture_default_str()
+        ->transform(whole_number(1, 100000));
+    command->footer("Example: dsv4 bench decode --dummy flash --layers 32 --device cuda --batch 1,64 --context 4096 --ops");
+  }
+  command->add_flag("--ops", arguments->with_ops, "Also time every launch by itself, and sum the times up by op");
+  command->add_flag("--json", arguments->json, "Print one JSON object per measurement");
+  command->add_option("--append", arguments->append_file, "Append the results to this file, as bench/results has them")
+      ->type_name("FILE")
+      ->check(not_empty());
+  return {command, [arguments, command, environment] { return run_step_bench(*arguments, command_line(*command), environment); }};
+}
+
 }  // namespace
 
 Command add_bench(CLI::App& app, const Environment& environment) {
@@ -185,16 +310,8 @@ Command add_bench(CLI::App& app, const Environment& environment) {
   options->model.add_model(*command);
   options->model.add_backend(*command);
   options->model.add_dummy(*command);
-  command->add_option("--batch", options->batches, "Sequences computed together, a list (default: 1)")
-      ->type_name("N,N,…")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->transform(whole_number(1, 4096));
-  command->add_option("--context", options->contexts, "Tokens in each sequence before the measurement, a list (default: 0)")
-      ->type_name("N,N,…")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->transform(whole_number_from(0));
+  add_list(*command, "--batch", options->batches, "Sequences computed together", whole_number(1, 4096));
+  add_list(*command, "--context", options->contexts, "Tokens in each sequence before the measurement", whole_number_from(0));
   command->add_option("--prompt-tokens", options->prompt_tokens, "Tokens of each prompt measured")
       ->type_name("N")
       ->capture_default_str()
@@ -208,8 +325,21 @@ Command add_bench(CLI::App& app, const Environment& environment) {
       ->capture_default_str()
       ->transform(unsigned_number());
   command->add_flag("--json", options->json, "Print one JSON object");
-  command->footer("Example: dsv4 bench --batch 1,2,4 --context 0,512 --prompt-tokens 256");
-  return {command, [options, environment] { return run_bench(*options, environment); }};
+  command->footer(
+      "Example: dsv4 bench --batch 1,2,4 --context 0,512 --prompt-tokens 256\n"
+      "dsv4 bench decode --help and dsv4 bench prefill --help tell about single steps.");
+  const std::vector<Command> steps = {add_step_bench(*command, false, environment), add_step_bench(*command, true, environment)};
+  for (const Command& step : steps) {
+    for (CLI::Option* option : command->get_options()) {
+      if (option != command->get_help_ptr()) step.app->excludes(option);
+    }
+  }
+  return {command, [options, environment, steps] {
+            for (const Command& step : steps) {
+              if (step.app->parsed()) return step.run();
+            }
+            return run_bench(*options, environment);
+          }};
 }
 
 }  // namespace dsv4

@@ -133,7 +133,8 @@ void ModelArguments::add_dummy(CLI::App& command) {
                       "Random weights in the shapes of Flash, of Pro or of a config.json, instead of a checkpoint: flash, pro "
                       "or FILE")
           ->type_name("MODEL")
-          ->check(not_empty());
+          ->check(not_empty())
+          ->excludes(command.get_option("--model"));
   command.add_option("--layers", layers, "Only the first N layers of the --dummy model (default: all)")
       ->type_name("N")
       ->transform(whole_number_from(1))
@@ -142,15 +143,22 @@ void ModelArguments::add_dummy(CLI::App& command) {
 
 std::optional<ModelConfig> ModelArguments::dummy_config() const {
   if (dummy.empty()) return std::nullopt;
-  fs::path file = dummy;
-  if (dummy == "flash" || dummy == "pro") {
-    file = fs::path("configs") / (dummy + ".json");
-    std::error_code ignored;
-    const fs::path beside = models_beside_executable() / file;
-    file = fs::is_regular_file(beside, ignored) ? beside : fs::path(DSV4_SOURCE_DIR) / "models" / file;
-  }
-  const ModelConfig config = load_config(file);
+  const ModelConfig config = full_config();
   return first_layers(config, layers > 0 ? layers : config.num_hidden_layers);
+}
+
+ModelConfig ModelArguments::full_config() const {
+  if (dummy.empty()) return load_config(model_dir() / "config.json");
+  if (dummy != "flash" && dummy != "pro") return load_config(dummy);
+  const fs::path file = fs::path("configs") / (dummy + ".json");
+  std::error_code ignored;
+  const fs::path beside = models_beside_executable() / file;
+  return load_config(fs::is_regular_file(beside, ignored) ? beside : fs::path(DSV4_SOURCE_DIR) / "models" / file);
+}
+
+std::string ModelArguments::name() const {
+  const fs::path path = dummy.empty() ? model_dir() : fs::path(dummy);
+  return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
 }
 
 fs::path ModelArguments::model_dir() const {

@@ -54,13 +54,17 @@ struct ModelArguments {
   void add_model(CLI::App& command);
   void add_backend(CLI::App& command);  // --device and --threads
   void add_context(CLI::App& command);
-  void add_dummy(CLI::App& command);  // --dummy and --layers
+  void add_dummy(CLI::App& command);  // --dummy and --layers, after --model
   void add_all(CLI::App& command);
 
   // Throws Error where --model is not given and there is no bundled model, or where it is no directory.
   std::filesystem::path model_dir() const;
   // The configuration of --dummy; nothing where it is not given. Throws Error.
   std::optional<ModelConfig> dummy_config() const;
+  // The configuration of the whole model, --layers aside. Throws Error.
+  ModelConfig full_config() const;
+  // What results call the model: "flash", or the name of its directory or file.
+  std::string name() const;
   // Whether model_dir() is the bundled model.
   bool is_bundled() const;
   // Threads of the CPU ops, as EngineOptions counts them.

@@ -20,7 +20,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
 
-constexpr int kWarmUpSteps = 8;
+constexpr int kWarmUpSteps = 4;  // before the step that is taken apart, and again after it
+constexpr int kStepsBefore = 2 * kWarmUpSteps + 1;
 constexpr int64_t kCheapTokens = 16384;  // caches of up to so many tokens are computed rather than filled
 constexpr int kNumKinds = 3;
 constexpr const char* kKindNames[kNumKinds] = {"swa", "csa", "hca"};
@@ -67,33 +68,40 @@ CostPart part_of(std::string_view op) {
   return CostPart::kOther;
 }
 
-// Where in the launches of a run each layer ends.
-class LayerMarks final : public LayerObserver {
- public:
-  struct Mark {
-    int layer_idx;
-    size_t launch_end;
-  };
-
-  explicit LayerMarks(const Backend& backend) : backend_(backend), first_launch_(backend.counters().kernel_launches) {}
-
-  void on_selection(int, int, int, const Bf16*, int64_t, const int32_t*) override {}
-  void on_layer(int layer_idx, int, const Bf16*) override {
-    marks_.push_back({layer_idx, static_cast<size_t>(backend_.counters().kernel_launches - first_launch_)});
-  }
-  const std::vector<Mark>& marks() const { return marks_; }
-
- private:
-  const Backend& backend_;
-  int64_t first_launch_;
-  std::vector<Mark> marks_;
-};
-
 Json rounded(double value, int digits) {
   return std::stod(fmt::format("{:.{}g}", value, digits));
 }
 
 }  // namespace
+
+// Which launches of a run belong to which layer.
+class StepBench::LayerMarks final : public LayerObserver {
+ public:
+  struct Mark {
+    int layer_idx;
+    size_t begin;  // launches
+    size_t end;
+  };
+
+  explicit LayerMarks(const Backend& backend) : backend_(backend), first_launch_(backend.counters().kernel_launches) {}
+
+  // The next layer begins here, not where the last one ended.
+  void begin_step() { begin_ = num_launches(); }
+  void on_selection(int, int, int, const Bf16*, int64_t, const int32_t*) override {}
+  void on_layer(int layer_idx, int, const Bf16*) override {
+    marks_.push_back({layer_idx, begin_, num_launches()});
+    begin_ = num_launches();
+  }
+  const std::vector<Mark>& marks() const { return marks_; }
+
+ private:
+  size_t num_launches() const { return static_cast<size_t>(backend_.counters().kernel_launches - first_launch_); }
+
+  const Backend& backend_;
+  int64_t first_launch_;
+  size_t begin_ = 0;
+  std::vector<Mark> marks_;
+};
 
 // A run launch by launch.
 struct StepBench::Profile {
@@ -144,8 +152,9 @@ void StepBench::feed_random(int sequence_id, int count) {
 }
 
 void StepBench::run_all() {
-  while (engine_.step()) {
-  }
+  do {
+    if (marks_ != nullptr) marks_->begin_step();
+  } while (engine_.step());
 }
 
 std::vector<int> StepBench::open_filled(int batch, int context, bool& computed) {
@@ -169,24 +178,22 @@ std::vector<int> StepBench::open_filled(int batch, int context, bool& computed) 
 StepBench::Profile StepBench::profile(const std::function<void()>& run) {
   LayerMarks marks(engine_.backend());
   engine_.model().set_observer(&marks);
+  engine_.use_recordings(false);
+  marks_ = &marks;
   Profile profile;
   profile.launches = engine_.backend().profile(run);
+  marks_ = nullptr;
+  engine_.use_recordings(true);
   engine_.model().set_observer(nullptr);
 
   std::array<int64_t, kNumKinds> in_first_layer{};
-  size_t begin = 0;
-  int previous_layer = -1;
   for (const LayerMarks::Mark& mark : marks.marks()) {
-    if (mark.layer_idx <= previous_layer) begin = mark.launch_end;  // a new step: what came before the end of its first layer is not told
-    previous_layer = mark.layer_idx;                                // apart from the end of the last step
     const size_t kind = kind_idx(config_, mark.layer_idx);
-    const auto launches = static_cast<int64_t>(mark.launch_end - begin);
     int64_t& most = mark.layer_idx == 0 ? in_first_layer[kind] : profile.kind_launches[kind];
-    most = std::max(most, launches);
-    for (; begin < std::min(mark.launch_end, profile.launches.size()); ++begin) {
-      profile.kind_seconds[kind] += profile.launches[begin].seconds;
+    most = std::max(most, static_cast<int64_t>(mark.end - mark.begin));
+    for (size_t i = mark.begin; i < std::min(mark.end, profile.launches.size()); ++i) {
+      profile.kind_seconds[kind] += profile.launches[i].seconds;
     }
-    begin = mark.launch_end;
   }
   for (size_t kind = 0; kind < kNumKinds; ++kind) {
     if (profile.kind_launches[kind] == 0) profile.kind_launches[kind] = in_first_layer[kind];
@@ -241,9 +248,10 @@ double StepBench::scaled_seconds(const Profile& profile, double seconds) const {
 }
 
 BenchResult StepBench::decode(int batch, int context) {
-  const int first = context - kWarmUpSteps - options_.num_steps;
-  require(first >= 1, "context {}: {} steps, of which {} to warm up, need at least {} tokens", context, kWarmUpSteps + options_.num_steps,
-          kWarmUpSteps, kWarmUpSteps + options_.num_steps + 1);
+  const int first = context - kStepsBefore - options_.num_steps;
+  require(first >= 1, "context {}: {} steps and {} before them need at least {} tokens", context, options_.num_steps, kStepsBefore,
+          kStepsBefore + options_.num_steps + 1);
+  require(context <= engine_.max_context(), "context {}: the engine holds {}", context, engine_.max_context());
   bool computed = false;
   const std::vector<int> ids = open_filled(batch, first - 1, computed);
   for (int id : ids) feed_random(id, 1);
@@ -258,6 +266,7 @@ BenchResult StepBench::decode(int batch, int context) {
   }
   std::vector<Sampler*> sampler_of;
   for (Sampler& sampler : samplers) sampler_of.push_back(&sampler);
+  // Each waits for what the one before it has drawn.
   const auto step = [&] {
     const std::vector<SampledToken> sampled = engine_.sample(ids, sampler_of);
     for (size_t i = 0; i < ids.size(); ++i) engine_.feed(ids[i], {&sampled[i].token_id, 1});
@@ -265,7 +274,8 @@ BenchResult StepBench::decode(int batch, int context) {
   };
   Backend& backend = engine_.backend();
   for (int i = 0; i < kWarmUpSteps; ++i) step();
-  backend.synchronize();
+  const Profile profiled = profile(step);
+  for (int i = 0; i < kWarmUpSteps; ++i) step();
   const StepCounters before = backend.counters();
   std::vector<double> seconds;
   for (int i = 0; i < options_.num_steps; ++i) {
@@ -301,15 +311,13 @@ BenchResult StepBench::decode(int batch, int context) {
                     {"synchronizations", per_step(&StepCounters::synchronizations)},
                     {"allocations", per_step(&StepCounters::allocations)},
                     {"uploaded_bytes", per_step(&StepCounters::uploaded_bytes)}};
-  // The step that is taken apart is one more, launch by launch.
-  if (engine_.max_context() > context) {
-    const Profile profiled = profile(step);
-    result.figures["kernels"] = profiled.launches.size();
+  if (!profiled.launches.empty()) {
+    result.figures["kernels"] = engine_.num_decode_kernels(batch);
     for (size_t kind = 0; kind < kNumKinds; ++kind) {
       result.figures[fmt::format("kernels_{}", kKindNames[kind])] = profiled.kind_launches[kind];
     }
-    if (options_.with_ops) report_profile(profiled, costs, result);
   }
+  if (options_.with_ops) report_profile(profiled, costs, result);
   for (int id : ids) engine_.close_sequence(id);
   return result;
 }
@@ -387,11 +395,16 @@ std::string ops_text(const BenchResult& result) {
   }
   text += fmt::format("{:<24} {:>9} {:>10} {:>9} {:>9} {:>10}\n", "part", "MB", "µs", "GB/s", "of copy", "TFLOPS");
   for (const Json& part : result.parts) {
+    const std::string name = part.at("part");
     const double seconds = 1e-6 * part.at("us").get<double>();
     const double bytes = part.at("bytes");
-    text += fmt::format("{:<24} {:>9.2f} {:>9.1f} {:>9.1f} {:>8.1f}% {:>10.2f}\n", part.at("part").get<std::string>(), 1e-6 * bytes,
-                        1e6 * seconds, 1e-9 * bytes / seconds, 100.0 * bytes / seconds / copy_rate,
-                        1e-12 * part.at("flop").get<double>() / seconds);
+    text += fmt::format("{:<24} {:>9.2f} {:>9.1f}", name, 1e-6 * bytes, 1e6 * seconds);
+    // What the small ops move is not known.
+    if (name != part_name(CostPart::kOther)) {
+      text += fmt::format(" {:>9.1f} {:>8.1f}% {:>10.2f}", 1e-9 * bytes / seconds, 100.0 * bytes / seconds / copy_rate,
+                          1e-12 * part.at("flop").get<double>() / seconds);
+    }
+    text += "\n";
   }
   return text;
 }

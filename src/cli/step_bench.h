@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -50,6 +51,7 @@ class StepBench {
 
  private:
   struct Profile;
+  class LayerMarks;
 
   BenchResult make_result(const char* bench) const;
   // Sequences whose caches hold `context` tokens: computed where that is cheap, else random contents.
@@ -68,6 +70,7 @@ class StepBench {
   double copy_rate_;  // bytes a second
   bool cache_is_random_ = false;
   uint64_t num_fed_ = 0;
+  LayerMarks* marks_ = nullptr;  // of the profiled run that goes on
 };
 
 // The result for people: its figures in a few lines, and the ops as a table.

@@ -193,6 +193,7 @@ void DecodeStep::record_ops(int size) {
 }
 
 void DecodeStep::execute(int size) {
+  if (!use_recordings_) return record_ops(size);
   std::unique_ptr<Recording>& recording = recordings_[size_idx(size)];
   if (recording) {
     recording->replay();

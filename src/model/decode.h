@@ -57,6 +57,9 @@ class DecodeStep {
   // Records the sizes up to that of `num_seqs` sequences, running each on padding. Otherwise a size is recorded when it is first needed.
   void warm_up(int num_seqs);
 
+  // Whether steps run from recordings (as they do from the start) or launch by launch, to be looked at by a profile or an observer.
+  void use_recordings(bool use) { use_recordings_ = use; }
+
   // Runs one step, asynchronously on a device. Throws Error where rows do not fit; what the device holds is then uploaded anew next time.
   void run(std::span<const DecodeRow> rows);
 
@@ -141,6 +144,7 @@ class DecodeStep {
   int last_size_ = 0;
   bool drawn_known_ = true;
   uint64_t num_runs_ = 0;
+  bool use_recordings_ = true;
 };
 
 }  // namespace dsv4

@@ -80,7 +80,7 @@ void Model::decode(const BatchView& batch, const KvCache& cache, float* logits) 
   require(batch.num_tokens <= options_.max_decode_rows && batch.num_seqs == batch.num_tokens,
           "decode: {} rows of {} sequences, expected one each of at most {}", batch.num_tokens, batch.num_seqs, options_.max_decode_rows);
   num_rows_ = 0;
-  run_layers(batch, {batch.page_table_stride * kPagePositions - 1, 1, 1}, cache, nullptr);
+  run_layers(batch, {batch.page_table_stride * kPagePositions - 1, 1, 1}, cache, observer_);
   run_head(weights_.head, workspace_.streams, batch.num_tokens, logits);
 }
 

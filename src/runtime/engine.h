@@ -77,6 +77,8 @@ class Engine {
   bool step();
   // Makes the recordings for steps of up to `num_sequences` single tokens, which otherwise happens when the first such step comes.
   void warm_up(int num_sequences);
+  // For profiles: whether steps of single tokens run from recordings, as they do from the start, or launch by launch.
+  void use_recordings(bool use) { decode_.use_recordings(use); }
   // True when every token fed has been computed (and there is one): logits are there.
   bool ready(int sequence_id) const;
 

@@ -32,6 +32,15 @@ TEST(Device, WhatIsMissingIsNamed) {
   EXPECT_EQ(error_of([] { make_backend("cuda:1", 0); }).rfind("device cuda:1: ", 0), 0u);
 }
 
+TEST(Device, MachinesHaveNamesForResults) {
+  const std::string cpu = machine_name("cpu");
+  EXPECT_NE(cpu.find(" cores of "), std::string::npos) << cpu;
+  EXPECT_EQ(std::to_string(std::stoi(cpu)), cpu.substr(0, cpu.find(' '))) << cpu;
+  EXPECT_EQ(error_of([] { machine_name("tpu"); }), "device \"tpu\", expected cpu, cuda or cuda:N");
+  if (describe_devices().size() > 1) GTEST_SKIP() << "this machine has a CUDA device";
+  EXPECT_EQ(error_of([] { machine_name("cuda"); }).rfind("device cuda", 0), 0u);
+}
+
 TEST(Device, TheCpuComesFirstInTheList) {
   const std::vector<std::string> lines = describe_devices();
   ASSERT_FALSE(lines.empty());

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <random>
 
@@ -424,6 +425,34 @@ TEST(Engine, BadUseIsAnErrorThatChangesNothing) {
               }());
             }),
             "context: 257 tokens, this model has 256");
+}
+
+// Benchmarks begin in the middle: what follows a skip is computed as usual, on caches that hold zeros.
+TEST(Engine, ASequenceMayBeginBehindItsBeginning) {
+  Engine engine(mini_options(2, 64));
+  std::mt19937 random(9);
+  const int skipped = engine.open_sequence();
+  engine.skip_to(skipped, 100);
+  EXPECT_FALSE(engine.step());
+  EXPECT_FALSE(engine.ready(skipped));
+  EXPECT_EQ(engine.tokens(skipped).size(), 100u);
+  engine.feed(skipped, random_tokens(random, 156));
+  run_to_end(engine);
+  for (float logit : engine.logits(skipped)) EXPECT_TRUE(std::isfinite(logit));
+  EXPECT_EQ(engine.max_rewind(skipped), 8);
+  EXPECT_EQ(error_of([&] { engine.skip_to(skipped, 256); }), "sequence 0 has 256 tokens already, expected none");
+
+  // Nothing is skipped by a skip to the beginning.
+  const std::vector<int32_t> tokens = random_tokens(random, 90);
+  const int whole = engine.open_sequence();
+  engine.skip_to(whole, 0);
+  engine.feed(whole, tokens);
+  run_to_end(engine);
+  Engine oracle(mini_options(1, 64));
+  EXPECT_EQ(engine.logits(whole), logits_alone(oracle, tokens));
+  engine.close_sequence(whole);
+  const int bad = engine.open_sequence();
+  EXPECT_EQ(error_of([&] { engine.skip_to(bad, 257); }), "position 257, the context holds 256");
 }
 
 TEST(Engine, AFullContextWorksToItsLastToken) {
