@@ -39,6 +39,11 @@ __device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
   return reinterpret_cast<const uint32_t&>(product);
 }
 
+// 2^(code − 127) as two equal bf16, exact. Code 255 is not a scale of a checked checkpoint.
+__device__ __forceinline__ uint32_t bf16_scale_pair(uint32_t code) {
+  return code == 0 ? 0x00400040u : code * 0x00800080u;
+}
+
 // Two bf16 of four e4m3 codes (bytes 0, 1 → out[0], bytes 2, 3 → out[1]), exact, subnormals included: the code's exponent and mantissa bits
 // are a bf16 that is 2^120 too small.
 __device__ __forceinline__ void e4m3x4_to_bf16(uint32_t codes, uint32_t (&out)[2]) {

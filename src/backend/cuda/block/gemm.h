@@ -4,13 +4,14 @@
 // thousands. What a token's column gets does not depend on kTokens or on the other columns: the K blocks of a CTA are summed in ascending
 // order, the split of K over a cluster is chosen from the weight's shape alone.
 //
-//   producer warpgroup (threads 256 … 383)         consumer warpgroups 0 and 1 (threads 0 … 255), 64 weight rows each
-//   bulk copy of 2 weight tiles (block/weight_tiles.h)   full[s]: fragments of A from the tile to registers (decoded there)
-//   cp.async of kTokens activation rows, swizzled  ->    4 or 8 wgmma, B = activations in shared memory
-//   empty[s] <-                                          fp32 promotion with the scales, once per K block
+//   producer warpgroup (threads 256 … 383)               consumer warpgroups 0 and 1 (threads 0 … 255), 64 weight rows each
+//   bulk copy of 2 weight tiles (block/weight_tiles.h)   full[s]: A from the tile to registers, FP8 and FP4 widened to bf16 there
+//   activations to bf16 rows, 128-byte swizzled     ->   4 or 8 wgmma, B = activations in shared memory
+//   empty[s] <-                                          fp32 promotion with the weight's scale
 //
-// A stage is one K block: 128 values of FP8 or FP4 weights, 64 of bf16. FP8 sums are promoted every 128 of K: the tensor cores' FP8
-// accumulators keep about 14 bits.
+// A stage is one K block: 128 values of FP8 or FP4 weights, 64 of bf16. FP8 and FP4 operands are multiplied as bf16, which holds their
+// values times their scales exactly: the tensor cores' FP8 sums keep about 14 bits, and the codes that flip behind them cost a layer more
+// than the golden files allow (docs/negative_results.md).
 #pragma once
 
 #include <cstdint>
@@ -25,26 +26,22 @@
 
 namespace dsv4::cuda {
 
-// How the operands of a product are stored and multiplied.
+// How the operands of a product are stored.
 enum class Product : uint8_t {
-  kFp8,        // e4m3 tiles with a scale per 128 rows × 128 of K; e4m3 activations
-  kFp4,        // e2m1 tiles with a scale per row and 32 of K; e4m3 activations
+  kFp8,        // e4m3 tiles with a scale per 128 rows × 128 of K; e4m3 activations with a scale per 128 of K
+  kFp4,        // e2m1 tiles with a scale per row and 32 of K; the same activations
   kBf16,       // bf16 tiles; bf16 activations
-  kFp8ByBf16,  // e4m3 tiles as in kFp8, multiplied as bf16; bf16 activations
+  kFp8ByBf16,  // e4m3 tiles as in kFp8, in another order; bf16 activations
 };
 
 inline constexpr int kGemmRows = 128;          // weight rows of a CTA
 inline constexpr int kGemmConsumers = 256;     // threads that multiply
 inline constexpr int kGemmThreads = 384;       // and those that load
 inline constexpr int kGemmMaxBlocks = 64;      // K blocks with scales that a CTA can take
-inline constexpr int kProducerRegisters = 56;  // of 65,536 for 384 threads: 56 + 2·224 per triple
-inline constexpr int kConsumerRegisters = 224;
+inline constexpr int kGemmSubtiles = 2;        // 128-byte column groups of bf16 activations in a stage
+inline constexpr int kProducerRegisters = 88;  // of 65,536 for 384 threads: 88 + 2·208 per triple
+inline constexpr int kConsumerRegisters = 184;
 inline constexpr int kPartialPitch = kGemmRows + 4;  // floats from one token's sums to the next: no bank conflicts
-
-// 128-byte column groups of an activation row that one K block reads.
-constexpr int gemm_subtiles(Product product) {
-  return product == Product::kFp8ByBf16 ? 2 : 1;
-}
 
 // What one CTA multiplies: `num_blocks` K blocks from the first of its share on.
 struct GemmOperands {
@@ -52,66 +49,60 @@ struct GemmOperands {
   const uint8_t* weight_scales[2];  // kFp8, kFp8ByBf16: ue8m0 of each K block
   const uint8_t* x;                 // activations, row 0, first K block
   const uint8_t* x_scales;          // kFp8, kFp4: ue8m0, row 0, first K block
-  uint32_t x_row_bytes;
-  uint32_t x_scale_row_bytes;
+  uint32_t x_row_bytes;             // num_rows · x_row_bytes stays below 4 GiB
   int num_blocks;
 };
 
-constexpr int gemm_stages(int num_tokens, int subtiles) {
-  const int stage_bytes = 2 * kTileBytes + num_tokens * subtiles * 128;
-  return num_tokens <= 32 ? 102 * 1024 / stage_bytes : 200 * 1024 / stage_bytes;
+constexpr int gemm_stage_bytes(int num_tokens) {
+  return 2 * kTileBytes + kGemmSubtiles * num_tokens * 128;
 }
 
-template <int kTokens, int kSubtiles>
+// Of few tokens' kernels two CTAs share a multiprocessor; the others need its registers for themselves.
+constexpr int gemm_ctas_per_sm(int num_tokens) {
+  return num_tokens == 8 ? 2 : 1;
+}
+
+template <int kTokens>
 struct GemmShared {
-  static constexpr int kStages = gemm_stages(kTokens, kSubtiles);
-  alignas(1024) uint8_t x[kStages][kSubtiles][kTokens * 128];
+  static constexpr int kStages = (gemm_ctas_per_sm(kTokens) == 2 ? 102 : 200) * 1024 / gemm_stage_bytes(kTokens);
+  // Threads that load one K block's activations, 8 per row at a time; groups of them take turns with the blocks.
+  static constexpr int kLoadThreads = kTokens < 16 ? kTokens * 8 : 128;
+  static constexpr int kLoadGroups = 128 / kLoadThreads;
+
+  alignas(1024) uint8_t x[kStages][kGemmSubtiles][kTokens * 128];
   alignas(128) uint8_t tiles[kStages][2][kTileBytes];
   uint64_t full[kStages];
   uint64_t empty[kStages];
-  uint64_t fp4_table[16];  // e4m3 codes of the eight e2m1 magnitudes times 2^(6 − i)
   float weight_scales[2][kGemmMaxBlocks];
-  alignas(16) uint8_t x_scales[kGemmMaxBlocks][kTokens];
   float amax[kTokens];
 
   // Sums [kTokens][kPartialPitch] of the finished main loop, where the stages were.
   __device__ float* partial() { return reinterpret_cast<float*>(&x[0][0][0]); }
-  static_assert(sizeof(float) * kTokens * kPartialPitch <= kStages * (2 * kTileBytes + kSubtiles * kTokens * 128));
+  static_assert(sizeof(float) * kTokens * kPartialPitch <= kStages * gemm_stage_bytes(kTokens));
 };
 
 // Dynamic shared memory of a kernel with this layout; its base is aligned by hand.
-template <int kTokens, int kSubtiles>
+template <int kTokens>
 constexpr size_t gemm_shared_bytes() {
-  return sizeof(GemmShared<kTokens, kSubtiles>) + 1024;
+  return sizeof(GemmShared<kTokens>) + 1024;
 }
 
-template <int kTokens, int kSubtiles>
-__device__ __forceinline__ GemmShared<kTokens, kSubtiles>& gemm_shared(uint8_t* memory) {
+template <int kTokens>
+__device__ __forceinline__ GemmShared<kTokens>& gemm_shared(uint8_t* memory) {
   const uint32_t address = ptx::shared_address(memory);
-  return *reinterpret_cast<GemmShared<kTokens, kSubtiles>*>(memory + ((1024 - address % 1024) % 1024));
+  return *reinterpret_cast<GemmShared<kTokens>*>(memory + ((1024 - address % 1024) % 1024));
 }
 
-// e4m3 codes of the e2m1 magnitudes 0, ½, 1, 1½, 2, 3, 4, 6 times 2^(6 − shift), exact for shifts up to 14 (spec 3.5); code 0 in the low
-// byte.
-__device__ __forceinline__ uint64_t fp4_magnitudes_as_e4m3(int shift) {
-  const float unit = exp2f(static_cast<float>(6 - shift));
-  const uint32_t low = ptx::convert_e4m3x2(0.5f * unit, 0.0f) | static_cast<uint32_t>(ptx::convert_e4m3x2(1.5f * unit, unit)) << 16;
-  const uint32_t high = ptx::convert_e4m3x2(3.0f * unit, 2.0f * unit) | static_cast<uint32_t>(ptx::convert_e4m3x2(6.0f * unit, 4.0f * unit))
-                                                                            << 16;
-  return static_cast<uint64_t>(high) << 32 | low;
-}
-
-// Barriers and the FP4 table; every thread of the CTA calls it.
+// Every thread of the CTA calls it.
 template <class Shared>
 __device__ __forceinline__ void gemm_init(Shared& shared) {
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Shared::kStages; ++stage) {
-      ptx::mbarrier_init(&shared.full[stage], 128 + 1);               // every loading thread, and the bulk copies' bytes
-      ptx::mbarrier_init(&shared.empty[stage], kGemmConsumers / 32);  // every consumer warp
+      ptx::mbarrier_init(&shared.full[stage], Shared::kLoadThreads + 1);  // the loading threads, and the bulk copies' bytes
+      ptx::mbarrier_init(&shared.empty[stage], kGemmConsumers / 32);      // every consumer warp
     }
     ptx::fence_barrier_init();
   }
-  if (threadIdx.x >= 32 && threadIdx.x < 48) shared.fp4_table[threadIdx.x - 32] = fp4_magnitudes_as_e4m3(threadIdx.x - 32);
   __syncthreads();
 }
 
@@ -134,38 +125,75 @@ __device__ __forceinline__ void gemm_prefetch(Shared& shared, const GemmOperands
   }
 }
 
-// The producer warpgroup. `row_of(i)`: activation row of column i, or −1: zeros. `prefetched`: gemm_prefetch was called.
-template <int kTokens, int kSubtiles, class RowOf>
-__device__ __forceinline__ void gemm_produce(GemmShared<kTokens, kSubtiles>& shared, const GemmOperands& operands, uint32_t tile_bytes,
-                                             const RowOf& row_of, bool prefetched) {
-  using Shared = GemmShared<kTokens, kSubtiles>;
-  constexpr int kRowsAtOnce = 16;  // 8 threads copy the 128 bytes of a row
-  constexpr int kRowsPerThread = (kTokens + kRowsAtOnce - 1) / kRowsAtOnce;
-  const int thread = static_cast<int>(threadIdx.x) - kGemmConsumers;
-  const int chunk = thread % 8;
-  constexpr uint32_t kNoRow = 0xffffffffu;
-  uint32_t offsets[kRowsPerThread];
+// Sixteen e4m3 codes of one row times 2^(scale − 127) to bf16, exact, in the order in which kFp8 and kFp4 tiles have their columns: a
+// thread's four neighbouring columns 4q … 4q + 3 stand where wgmma has columns 2q, 2q + 1, 2q + 8, 2q + 9.
+__device__ __forceinline__ void widen_activations(uint4 codes, uint32_t scale, uint4& low, uint4& high) {
+  const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+  const uint32_t factor = bf16_scale_pair(scale);
+  uint32_t pairs[4][2];
 #pragma unroll
-  for (int i = 0; i < kRowsPerThread; ++i) {
-    const int column = thread / 8 + i * kRowsAtOnce;
-    const int row = column < kTokens ? row_of(column) : -1;
-    offsets[i] = row >= 0 ? static_cast<uint32_t>(row) * operands.x_row_bytes + chunk * 16 : kNoRow;
+  for (int i = 0; i < 4; ++i) {
+    e4m3x4_to_bf16(words[i], pairs[i]);
+    pairs[i][0] = multiply_bf16x2(pairs[i][0], factor);
+    pairs[i][1] = multiply_bf16x2(pairs[i][1], factor);
   }
-  for (int block = 0; block < operands.num_blocks; ++block) {
+  low = {pairs[0][0], pairs[1][0], pairs[2][0], pairs[3][0]};
+  high = {pairs[0][1], pairs[1][1], pairs[2][1], pairs[3][1]};
+}
+
+// A producer thread's share of a K block: chunk `chunk` of kRows rows.
+template <int kTokens>
+struct ProducerRows {
+  static constexpr int kRowsAtOnce = GemmShared<kTokens>::kLoadThreads / 8;
+  static constexpr int kRows = kTokens / kRowsAtOnce;
+  static constexpr uint32_t kNone = 0xffffffffu;
+  uint32_t offsets[kRows];  // of the chunk in the first K block, bytes from operands.x; kNone: no row
+  int first;                // column of the first one; the others follow at a distance of kRowsAtOnce
+  int chunk;                // which 16 of a row's 128 bytes
+};
+
+template <int kTokens, class RowOf>
+__device__ __forceinline__ ProducerRows<kTokens> producer_rows(const GemmOperands& operands, const RowOf& row_of) {
+  const int thread = static_cast<int>(threadIdx.x) % GemmShared<kTokens>::kLoadThreads;
+  ProducerRows<kTokens> mine;
+  mine.first = thread / 8;
+  mine.chunk = thread % 8;
+#pragma unroll
+  for (int i = 0; i < ProducerRows<kTokens>::kRows; ++i) {
+    const int row = row_of(mine.first + i * ProducerRows<kTokens>::kRowsAtOnce);
+    mine.offsets[i] = row < 0 ? ProducerRows<kTokens>::kNone : static_cast<uint32_t>(row) * operands.x_row_bytes + mine.chunk * 16;
+  }
+  return mine;
+}
+
+// Waits until a stage is free, and fills its weight tiles unless gemm_prefetch did.
+template <class Shared>
+__device__ __forceinline__ void enter_stage(Shared& shared, const GemmOperands& operands, uint32_t tile_bytes, int block, bool prefetched) {
+  const int stage = block % Shared::kStages;
+  if (block >= Shared::kStages) ptx::mbarrier_wait(&shared.empty[stage], (block / Shared::kStages - 1) & 1);
+  const bool leader = threadIdx.x % Shared::kLoadThreads == 0;
+  if (leader && !(prefetched && block < Shared::kStages)) load_tiles(shared, operands, tile_bytes, block, stage);
+}
+
+// The producer warpgroup with bf16 activations, kSubtiles·64 columns per K block. `row_of(i)`: activation row of column i, or −1: zeros.
+template <int kSubtiles, int kTokens, class RowOf>
+__device__ __forceinline__ void gemm_produce_bf16(GemmShared<kTokens>& shared, const GemmOperands& operands, uint32_t tile_bytes,
+                                                  const RowOf& row_of, bool prefetched) {
+  using Shared = GemmShared<kTokens>;
+  const ProducerRows<kTokens> mine = producer_rows<kTokens>(operands, row_of);
+  const int group = (static_cast<int>(threadIdx.x) - kGemmConsumers) / Shared::kLoadThreads;
+  for (int block = group; block < operands.num_blocks; block += Shared::kLoadGroups) {
     const int stage = block % Shared::kStages;
-    if (block >= Shared::kStages) ptx::mbarrier_wait(&shared.empty[stage], (block / Shared::kStages - 1) & 1);
-    if (thread == 0 && !(prefetched && block < Shared::kStages)) load_tiles(shared, operands, tile_bytes, block, stage);
+    enter_stage(shared, operands, tile_bytes, block, prefetched);
 #pragma unroll
     for (int subtile = 0; subtile < kSubtiles; ++subtile) {
-      const uint8_t* source = operands.x + static_cast<size_t>(block) * kSubtiles * 128 + subtile * 128;
+      const uint8_t* source = operands.x + (static_cast<size_t>(block) * kSubtiles + subtile) * 128;
       const uint32_t tile = ptx::shared_address(shared.x[stage][subtile]);
 #pragma unroll
-      for (int i = 0; i < kRowsPerThread; ++i) {
-        const int column = thread / 8 + i * kRowsAtOnce;
-        const bool valid = offsets[i] != kNoRow;
-        if (column < kTokens) {
-          ptx::async_load_16(tile + swizzled_offset(column, chunk), source + (valid ? offsets[i] : 0), valid);
-        }
+      for (int i = 0; i < ProducerRows<kTokens>::kRows; ++i) {
+        const int column = mine.first + i * ProducerRows<kTokens>::kRowsAtOnce;
+        const bool valid = mine.offsets[i] != ProducerRows<kTokens>::kNone;
+        ptx::async_load_16(tile + swizzled_offset(column, mine.chunk), source + (valid ? mine.offsets[i] : 0), valid);
       }
     }
     ptx::async_load_arrive(&shared.full[stage]);
@@ -173,30 +201,91 @@ __device__ __forceinline__ void gemm_produce(GemmShared<kTokens, kSubtiles>& sha
   __syncwarp();
 }
 
-// Scales of this CTA's activations and weights; called by the consumers before gemm_consume. Ends with a barrier among them.
-template <int kTokens, int kSubtiles, class RowOf>
-__device__ __forceinline__ void gemm_load_scales(GemmShared<kTokens, kSubtiles>& shared, const GemmOperands& operands,
-                                                 const RowOf& row_of) {
-  const int thread = static_cast<int>(threadIdx.x);
+// The same with e4m3 activations, 128 columns per K block, widened on the way. The next block's codes are fetched while this one's wait.
+template <int kTokens, class RowOf>
+__device__ __forceinline__ void gemm_produce_fp8(GemmShared<kTokens>& shared, const GemmOperands& operands, uint32_t tile_bytes,
+                                                 const RowOf& row_of, bool prefetched) {
+  using Shared = GemmShared<kTokens>;
+  constexpr int kRows = ProducerRows<kTokens>::kRows;
+  const ProducerRows<kTokens> mine = producer_rows<kTokens>(operands, row_of);
+  constexpr int kBatch = kRows < 4 ? kRows : 4;  // rows in registers at a time
+  uint4 codes[kBatch];
+  uint32_t scales[kBatch];
+  const auto fetch = [&](int block, int first) {
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const uint32_t offset = mine.offsets[first + i];
+      const bool valid = block < operands.num_blocks && offset != ProducerRows<kTokens>::kNone;
+      codes[i] = valid ? *reinterpret_cast<const uint4*>(operands.x + (offset + block * 128)) : uint4{0, 0, 0, 0};
+      scales[i] = valid ? operands.x_scales[offset / 128 + block] : 127;  // a row's scales stand as its K blocks do
+    }
+  };
+  const int group = (static_cast<int>(threadIdx.x) - kGemmConsumers) / Shared::kLoadThreads;
+  const int half = mine.chunk / 4;  // 64-column subtile; the other half writes its two pieces in the other order: no bank conflicts
+  fetch(group, 0);
+  for (int block = group; block < operands.num_blocks; block += Shared::kLoadGroups) {
+    const int stage = block % Shared::kStages;
+    enter_stage(shared, operands, tile_bytes, block, prefetched);
+    uint8_t* tile = shared.x[stage][half];
+#pragma unroll
+    for (int first = 0; first < kRows; first += kBatch) {
+      if (first > 0) fetch(block, first);
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int column = mine.first + (first + i) * ProducerRows<kTokens>::kRowsAtOnce;
+        uint4 pieces[2];
+        widen_activations(codes[i], scales[i], pieces[0], pieces[1]);
+        const int place = mine.chunk % 4 * 2;
+        *reinterpret_cast<uint4*>(tile + swizzled_offset(column, place + half)) = half == 0 ? pieces[0] : pieces[1];
+        *reinterpret_cast<uint4*>(tile + swizzled_offset(column, place + 1 - half)) = half == 0 ? pieces[1] : pieces[0];
+      }
+    }
+    ptx::fence_async_proxy();
+    ptx::mbarrier_arrive(&shared.full[stage]);
+    fetch(block + Shared::kLoadGroups, 0);
+  }
+  __syncwarp();
+}
+
+// Scales of this CTA's weights; called by the consumers before gemm_consume. Ends with a barrier among them.
+template <int kTokens>
+__device__ __forceinline__ void gemm_load_scales(GemmShared<kTokens>& shared, const GemmOperands& operands) {
   if (operands.weight_scales[0] != nullptr) {
-    for (int block = thread; block < operands.num_blocks; block += kGemmConsumers) {
+    for (int block = static_cast<int>(threadIdx.x); block < operands.num_blocks; block += kGemmConsumers) {
       shared.weight_scales[0][block] = scale_to_float(operands.weight_scales[0][block]);
       shared.weight_scales[1][block] = scale_to_float(operands.weight_scales[1][block]);
-    }
-  }
-  if (operands.x_scales != nullptr) {
-    for (int i = thread; i < kTokens * operands.num_blocks; i += kGemmConsumers) {
-      const int column = i / operands.num_blocks;
-      const int block = i % operands.num_blocks;
-      const int row = row_of(column);
-      shared.x_scales[block][column] = row >= 0 ? operands.x_scales[static_cast<size_t>(row) * operands.x_scale_row_bytes + block] : 127;
     }
   }
   ptx::named_barrier_sync(1, kGemmConsumers);
 }
 
-// Fragments of A of one e2m1 tile: decoded exactly to e4m3 with one scale per row (spec 3.5). scale[0]: row g, scale[1]: row g + 8.
-__device__ __forceinline__ void decode_fp4_tile(const uint8_t* tile, const uint64_t* table, uint32_t (&a)[4][4], float (&scale)[2]) {
+// Fragments of A, bf16, of the eight k16 steps of a tile of 128 columns.
+using WideFragments = uint32_t[8][4];
+
+// Of a kFp8Tile (columns as widen_activations has them) or a kFp8ForBf16Tile (columns in place).
+template <bool kInPlace>
+__device__ __forceinline__ void widen_fp8_tile(const uint8_t* tile, WideFragments& a) {
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32 % 4;
+#pragma unroll
+  for (int chunk = 0; chunk < 4; ++chunk) {
+    const uint4 codes = reinterpret_cast<const uint4*>(tile)[(warp * 4 + chunk) * 32 + lane];
+    const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      uint32_t pair[2];
+      e4m3x4_to_bf16(words[i], pair);
+      const int step = 2 * chunk + i / 2;
+      a[step][kInPlace ? i % 2 * 2 : i % 2] = pair[0];
+      a[step][kInPlace ? i % 2 * 2 + 1 : i % 2 + 2] = pair[1];
+    }
+  }
+}
+
+// Of a kFp4Tile: e2m1 times its scale, exact. The bytes of the eight magnitudes' bf16 are looked up by byte permutation.
+__device__ __forceinline__ void widen_fp4_tile(const uint8_t* tile, WideFragments& a) {
+  constexpr uint32_t kHighBytes[2] = {0x3f3f3f00u, 0x40404040u};  // of 0, ½, 1, 1½ and of 2, 3, 4, 6
+  constexpr uint32_t kLowBytes[2] = {0xc0800000u, 0xc0804000u};
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32 % 4;
   const uint4* words = reinterpret_cast<const uint4*>(tile) + warp * 64 + lane;
@@ -204,35 +293,22 @@ __device__ __forceinline__ void decode_fp4_tile(const uint8_t* tile, const uint6
   const uint32_t packed[4][2] = {{first.x, first.y}, {first.z, first.w}, {second.x, second.y}, {second.z, second.w}};
   const uint32_t* scales = reinterpret_cast<const uint32_t*>(tile + kFp4TileCodeBytes) + 16 * warp + lane / 4;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
+  for (int half = 0; half < 2; ++half) {  // rows g and g + 8
     const uint32_t codes = scales[8 * half];
-    const uint32_t pairs = __vmaxu4(codes, codes >> 16);
-    const uint32_t largest = max(pairs & 0xff, pairs >> 8 & 0xff);
-    scale[half] = scale_to_float(largest) * 0x1p-6f;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      const uint64_t magnitudes = table[(largest - (codes >> (8 * step) & 0xff)) & 15];
-      const uint32_t low = static_cast<uint32_t>(magnitudes), high = static_cast<uint32_t>(magnitudes >> 32);
+      const uint32_t factor = bf16_scale_pair(codes >> (8 * step) & 0xff);
       const uint32_t word = packed[step][half];
-      a[step][half] = __byte_perm(low, high, word & 0x7777) | (word << 4 & 0x80808080u);
-      a[step][half + 2] = __byte_perm(low, high, word >> 16 & 0x7777) | (word & 0x80808080u);
-    }
-  }
-}
-
-// total += acc · weight scale · activation scale; weight[0], weight[1]: of rows g and g + 8.
-template <int kTokens>
-__device__ __forceinline__ void promote_scaled(float (&total)[kTokens / 2], const float (&acc)[kTokens / 2], const uint8_t* x_scales,
-                                               const float (&weight)[2]) {
-  const int quad = threadIdx.x % 4;
 #pragma unroll
-  for (int j = 0; j < kTokens / 8; ++j) {
-    const uint32_t codes = *reinterpret_cast<const uint16_t*>(x_scales + 8 * j + 2 * quad);
-    const float even = scale_to_float(codes & 0xff), odd = scale_to_float(codes >> 8);
-    total[4 * j] += acc[4 * j] * (weight[0] * even);
-    total[4 * j + 1] += acc[4 * j + 1] * (weight[0] * odd);
-    total[4 * j + 2] += acc[4 * j + 2] * (weight[1] * even);
-    total[4 * j + 3] += acc[4 * j + 3] * (weight[1] * odd);
+      for (int part = 0; part < 2; ++part) {  // columns 0 … 15 and 16 … 31 of the step
+        const uint32_t magnitudes = (part == 0 ? word : word >> 16) & 0x7777u;
+        const uint32_t signs = (part == 0 ? word << 4 : word) & 0x80808080u;
+        const uint32_t high = __byte_perm(kHighBytes[0], kHighBytes[1], magnitudes) | signs;
+        const uint32_t low = __byte_perm(kLowBytes[0], kLowBytes[1], magnitudes);
+        a[2 * step + part][half] = multiply_bf16x2(__byte_perm(low, high, 0x5140), factor);
+        a[2 * step + part][half + 2] = multiply_bf16x2(__byte_perm(low, high, 0x7362), factor);
+      }
+    }
   }
 }
 
@@ -243,12 +319,13 @@ __device__ __forceinline__ void fence_accumulators(float (&acc)[kCount]) {
 }
 
 // One consumer warpgroup: its 64 rows of the product into total[].
-template <Product kProduct, int kTokens, int kSubtiles>
-__device__ __forceinline__ void gemm_consume(GemmShared<kTokens, kSubtiles>& shared, int num_blocks, float (&total)[kTokens / 2]) {
-  using Shared = GemmShared<kTokens, kSubtiles>;
-  constexpr int kPromoteBlocks = 4;  // bf16: K blocks that the tensor cores sum by themselves
+template <Product kProduct, int kTokens>
+__device__ __forceinline__ void gemm_consume(GemmShared<kTokens>& shared, int num_blocks, float (&total)[kTokens / 2]) {
+  using Shared = GemmShared<kTokens>;
+  // K blocks that the tensor cores sum by themselves: 256 of K where no scale is left to apply.
+  constexpr int kPromoteBlocks = kProduct == Product::kBf16 ? 4 : (kProduct == Product::kFp4 ? 2 : 1);
+  constexpr int kSteps = kProduct == Product::kBf16 ? 4 : 8;
   const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32 % 4;
   const int warpgroup = threadIdx.x / 128;
   float acc[kTokens / 2];
 #pragma unroll
@@ -257,53 +334,29 @@ __device__ __forceinline__ void gemm_consume(GemmShared<kTokens, kSubtiles>& sha
   for (int block = 0; block < num_blocks; ++block) {
     const int stage = block % Shared::kStages;
     ptx::mbarrier_wait(&shared.full[stage], block / Shared::kStages & 1);
-    ptx::fence_async_proxy();  // the activations came by ordinary writes
+    ptx::fence_async_proxy();  // activations may have come by ordinary writes
     const uint8_t* tile = shared.tiles[stage][warpgroup];
-    const uint64_t x = swizzled_descriptor(ptx::shared_address(shared.x[stage][0]));
-    uint32_t a[4][4];
-    float weight_scale[2];
+    uint32_t a[kSteps][4];
     if constexpr (kProduct == Product::kFp4) {
-      decode_fp4_tile(tile, shared.fp4_table, a, weight_scale);
-    } else {
+      widen_fp4_tile(tile, a);
+    } else if constexpr (kProduct == Product::kBf16) {
 #pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        const uint4 words = reinterpret_cast<const uint4*>(tile)[(warp * 4 + step) * 32 + lane];
+      for (int step = 0; step < kSteps; ++step) {
+        const uint4 words = reinterpret_cast<const uint4*>(tile)[(threadIdx.x / 32 % 4 * 4 + step) * 32 + lane];
         a[step][0] = words.x;
         a[step][1] = words.y;
         a[step][2] = words.z;
         a[step][3] = words.w;
       }
-    }
-    if constexpr (kProduct == Product::kFp8ByBf16) {
-      uint32_t wide[8][4];
-#pragma unroll
-      for (int step = 0; step < 8; ++step) {
-        uint32_t pair[2];
-        e4m3x4_to_bf16(a[step / 2][step % 2 * 2], pair);
-        wide[step][0] = pair[0];
-        wide[step][1] = pair[1];
-        e4m3x4_to_bf16(a[step / 2][step % 2 * 2 + 1], pair);
-        wide[step][2] = pair[0];
-        wide[step][3] = pair[1];
-      }
-      fence_accumulators(acc);
-      ptx::wgmma_fence();
-#pragma unroll
-      for (int step = 0; step < 8; ++step) {
-        const uint64_t column = swizzled_descriptor(ptx::shared_address(shared.x[stage][step / 4])) + 2 * (step % 4);
-        ptx::wgmma_bf16_rs<kTokens, false>(acc, wide[step], column, step > 0);
-      }
     } else {
-      fence_accumulators(acc);
-      ptx::wgmma_fence();
+      widen_fp8_tile<kProduct == Product::kFp8ByBf16>(tile, a);
+    }
+    fence_accumulators(acc);
+    ptx::wgmma_fence();
 #pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        if constexpr (kProduct == Product::kBf16) {
-          ptx::wgmma_bf16_rs<kTokens, false>(acc, a[step], x + 2 * step, step > 0 || block % kPromoteBlocks > 0);
-        } else {
-          ptx::wgmma_e4m3_rs<kTokens>(acc, a[step], x + 2 * step, step > 0);
-        }
-      }
+    for (int step = 0; step < kSteps; ++step) {
+      const uint64_t x = swizzled_descriptor(ptx::shared_address(shared.x[stage][step / 4])) + 2 * (step % 4);
+      ptx::wgmma_bf16_rs<kTokens, false>(acc, a[step], x, step > 0 || block % kPromoteBlocks > 0);
     }
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<0>();
@@ -311,24 +364,17 @@ __device__ __forceinline__ void gemm_consume(GemmShared<kTokens, kSubtiles>& sha
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(&shared.empty[stage]);
 
-    if constexpr (kProduct == Product::kBf16) {
-      if (block % kPromoteBlocks != kPromoteBlocks - 1 && block + 1 != num_blocks) continue;
+    if (block % kPromoteBlocks != kPromoteBlocks - 1 && block + 1 != num_blocks) continue;
+    const bool scaled = kProduct == Product::kFp8 || kProduct == Product::kFp8ByBf16;
+    const float scale = scaled ? shared.weight_scales[warpgroup][block] : 1.0f;
 #pragma unroll
-      for (int i = 0; i < kTokens / 2; ++i) total[i] += acc[i];
-    } else if constexpr (kProduct == Product::kFp8ByBf16) {
-      const float scale = shared.weight_scales[warpgroup][block];
-#pragma unroll
-      for (int i = 0; i < kTokens / 2; ++i) total[i] += acc[i] * scale;
-    } else {
-      if constexpr (kProduct == Product::kFp8) weight_scale[0] = weight_scale[1] = shared.weight_scales[warpgroup][block];
-      promote_scaled<kTokens>(total, acc, shared.x_scales[block], weight_scale);
-    }
+    for (int i = 0; i < kTokens / 2; ++i) total[i] += acc[i] * scale;
   }
 }
 
 // Puts a consumer's sums where the epilogue finds them: partial()[column·kPartialPitch + row]. Ends with a barrier among the consumers.
-template <int kTokens, int kSubtiles>
-__device__ __forceinline__ void gemm_store_partial(GemmShared<kTokens, kSubtiles>& shared, const float (&total)[kTokens / 2]) {
+template <int kTokens>
+__device__ __forceinline__ void gemm_store_partial(GemmShared<kTokens>& shared, const float (&total)[kTokens / 2]) {
   const int lane = threadIdx.x % 32;
   const int row = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
   float* partial = shared.partial();

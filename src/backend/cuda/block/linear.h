@@ -80,7 +80,7 @@ __device__ __forceinline__ void store_linear(const LinearSegment& segment, int t
 }
 
 // This CTA's part of a segment.
-__device__ __forceinline__ GemmOperands linear_operands(const LinearSegment& segment, int row_tile, int rank, int num_ranks, int subtiles) {
+__device__ __forceinline__ GemmOperands linear_operands(const LinearSegment& segment, int row_tile, int rank, int num_ranks) {
   const int blocks_per_rank = (segment.num_blocks + num_ranks - 1) / num_ranks;
   const int first = min(rank * blocks_per_rank, segment.num_blocks);
   const size_t tile_row_bytes = static_cast<size_t>(segment.num_blocks) * kTileBytes;
@@ -92,10 +92,10 @@ __device__ __forceinline__ GemmOperands linear_operands(const LinearSegment& seg
       segment.scales != nullptr ? segment.scales + static_cast<size_t>(row_tile) * segment.num_blocks + first : nullptr;
   const size_t group_offset =
       segment.group_row_tiles > 0 ? static_cast<size_t>(row_tile / segment.group_row_tiles) * segment.group_column_bytes : 0;
-  operands.x = segment.x + group_offset + static_cast<size_t>(first) * subtiles * 128;
+  const size_t block_bytes = segment.product == Product::kFp8ByBf16 ? 256 : 128;
+  operands.x = segment.x + group_offset + first * block_bytes;
   operands.x_scales = segment.x_scales != nullptr ? segment.x_scales + first : nullptr;
   operands.x_row_bytes = segment.x_row_bytes;
-  operands.x_scale_row_bytes = segment.num_blocks;
   operands.num_blocks = min(blocks_per_rank, segment.num_blocks - first);
   return operands;
 }
@@ -103,10 +103,10 @@ __device__ __forceinline__ GemmOperands linear_operands(const LinearSegment& seg
 // Grid: (row tile, token tile, rank), rank fastest, row tile slowest, so that CTAs that share weights run together. kGrouped: all segments
 // are kFp8ByBf16, else each is kFp8 or kBf16.
 template <int kTokens, bool kGrouped>
-__global__ __launch_bounds__(kGemmThreads, kTokens <= 32 ? 2 : 1) void linear_kernel(const __grid_constant__ LinearArguments arguments) {
-  constexpr int kSubtiles = kGrouped ? gemm_subtiles(Product::kFp8ByBf16) : 1;
+__global__ __launch_bounds__(kGemmThreads,
+                             gemm_ctas_per_sm(kTokens)) void linear_kernel(const __grid_constant__ LinearArguments arguments) {
   extern __shared__ uint8_t memory[];
-  auto& shared = gemm_shared<kTokens, kSubtiles>(memory);
+  auto& shared = gemm_shared<kTokens>(memory);
   const int num_ranks = static_cast<int>(ptx::cluster_size());
   const int rank = static_cast<int>(ptx::cluster_rank());
   const int item = static_cast<int>(blockIdx.x) / num_ranks;
@@ -116,31 +116,37 @@ __global__ __launch_bounds__(kGemmThreads, kTokens <= 32 ? 2 : 1) void linear_ke
   while (segment_idx + 1 < arguments.num_segments && launch_row_tile >= arguments.segments[segment_idx + 1].first_row_tile) ++segment_idx;
   const LinearSegment& segment = arguments.segments[segment_idx];
   const int row_tile = launch_row_tile - segment.first_row_tile;
-  const GemmOperands operands = linear_operands(segment, row_tile, rank, num_ranks, kSubtiles);
+  const GemmOperands operands = linear_operands(segment, row_tile, rank, num_ranks);
   const int num_tokens = arguments.num_tokens;
   const auto row_of = [=](int column) { return first_token + column < num_tokens ? first_token + column : -1; };
 
   gemm_init(shared);
   if (threadIdx.x >= kGemmConsumers) {
-    if constexpr (kTokens > 32) ptx::decrease_registers<kProducerRegisters>();
+    if constexpr (gemm_ctas_per_sm(kTokens) == 1) ptx::decrease_registers<kProducerRegisters>();
     gemm_prefetch(shared, operands, kTileBytes);
     ptx::grid_dependency_wait();
     ptx::grid_launch_dependents();
-    gemm_produce<kTokens, kSubtiles>(shared, operands, kTileBytes, row_of, true);
+    if constexpr (kGrouped) {
+      gemm_produce_bf16<2>(shared, operands, kTileBytes, row_of, true);
+    } else if (segment.product == Product::kFp8) {
+      gemm_produce_fp8(shared, operands, kTileBytes, row_of, true);
+    } else {
+      gemm_produce_bf16<1>(shared, operands, kTileBytes, row_of, true);
+    }
   } else {
-    if constexpr (kTokens > 32) ptx::increase_registers<kConsumerRegisters>();
+    if constexpr (gemm_ctas_per_sm(kTokens) == 1) ptx::increase_registers<kConsumerRegisters>();
     ptx::grid_dependency_wait();
     ptx::grid_launch_dependents();
-    gemm_load_scales<kTokens, kSubtiles>(shared, operands, row_of);
+    gemm_load_scales(shared, operands);
     float total[kTokens / 2];
     if constexpr (kGrouped) {
-      gemm_consume<Product::kFp8ByBf16, kTokens, kSubtiles>(shared, operands.num_blocks, total);
+      gemm_consume<Product::kFp8ByBf16, kTokens>(shared, operands.num_blocks, total);
     } else if (segment.product == Product::kFp8) {
-      gemm_consume<Product::kFp8, kTokens, kSubtiles>(shared, operands.num_blocks, total);
+      gemm_consume<Product::kFp8, kTokens>(shared, operands.num_blocks, total);
     } else {
-      gemm_consume<Product::kBf16, kTokens, kSubtiles>(shared, operands.num_blocks, total);
+      gemm_consume<Product::kBf16, kTokens>(shared, operands.num_blocks, total);
     }
-    gemm_store_partial<kTokens, kSubtiles>(shared, total);
+    gemm_store_partial<kTokens>(shared, total);
   }
   if (num_ranks > 1) ptx::cluster_sync();
   if (threadIdx.x < kGemmConsumers) {
@@ -158,9 +164,8 @@ template <int kTokens, bool kGrouped>
 void launch_linear_tile(Context& context, const char* op, LinearArguments& arguments, int num_row_tiles, int splits) {
   arguments.num_token_tiles = (arguments.num_tokens + kTokens - 1) / kTokens;
   const unsigned num_ctas = static_cast<unsigned>(num_row_tiles) * static_cast<unsigned>(arguments.num_token_tiles * splits);
-  constexpr int kSubtiles = kGrouped ? gemm_subtiles(Product::kFp8ByBf16) : 1;
-  launch(context, op, linear_kernel<kTokens, kGrouped>,
-         {dim3(num_ctas), dim3(kGemmThreads), gemm_shared_bytes<kTokens, kSubtiles>(), splits}, arguments);
+  launch(context, op, linear_kernel<kTokens, kGrouped>, {dim3(num_ctas), dim3(kGemmThreads), gemm_shared_bytes<kTokens>(), splits},
+         arguments);
 }
 
 // Launches the segments; fills in their first_row_tile.

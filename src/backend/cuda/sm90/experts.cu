@@ -5,7 +5,7 @@
 //          SwiGLU, then the block's maximum is exchanged and h is quantised
 //   down   CTA per tile and 128 rows of w2
 //
-// Main loop: block/gemm.h; FP4 weights become e4m3 fragments in registers. Grids are sized for the most tiles there can be (the plan is
+// Main loop: block/gemm.h; FP4 weights become bf16 fragments in registers. Grids are sized for the most tiles there can be (the plan is
 // made on the device); CTAs without a tile leave at once. Bytes: every weight of every expert that has a token, once.
 // docs/kernels/experts.md.
 #include "backend/cuda/block/linear.h"
@@ -72,11 +72,11 @@ __device__ __forceinline__ const uint8_t* expert_tiles(const uint8_t* codes, int
 }
 
 template <int kTokens>
-__device__ __forceinline__ void expert_product(GemmShared<kTokens, 1>& shared, bool fp8, int num_blocks, float (&total)[kTokens / 2]) {
+__device__ __forceinline__ void expert_product(GemmShared<kTokens>& shared, bool fp8, int num_blocks, float (&total)[kTokens / 2]) {
   if (fp8) {
-    gemm_consume<Product::kFp8, kTokens, 1>(shared, num_blocks, total);
+    gemm_consume<Product::kFp8, kTokens>(shared, num_blocks, total);
   } else {
-    gemm_consume<Product::kFp4, kTokens, 1>(shared, num_blocks, total);
+    gemm_consume<Product::kFp4, kTokens>(shared, num_blocks, total);
   }
 }
 
@@ -131,7 +131,7 @@ __device__ __forceinline__ float swiglu(float gate_sum, float up_sum, float limi
 
 // SwiGLU of this CTA's 64 rows of h, quantised in blocks of 128 with those of the other CTA of the cluster. All threads of the CTA call it.
 template <int kTokens>
-__device__ __forceinline__ void finish_up(GemmShared<kTokens, 1>& shared, const ExpertArguments& arguments, const ExpertTile& tile,
+__device__ __forceinline__ void finish_up(GemmShared<kTokens>& shared, const ExpertArguments& arguments, const ExpertTile& tile,
                                           int h_block, int rank) {
   const bool consumer = threadIdx.x < kGemmConsumers;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -162,9 +162,10 @@ __device__ __forceinline__ void finish_up(GemmShared<kTokens, 1>& shared, const 
 }
 
 template <int kTokens>
-__global__ __launch_bounds__(kGemmThreads, kTokens <= 32 ? 2 : 1) void expert_up_kernel(const __grid_constant__ ExpertArguments arguments) {
+__global__ __launch_bounds__(kGemmThreads,
+                             gemm_ctas_per_sm(kTokens)) void expert_up_kernel(const __grid_constant__ ExpertArguments arguments) {
   extern __shared__ uint8_t memory[];
-  auto& shared = gemm_shared<kTokens, 1>(memory);
+  auto& shared = gemm_shared<kTokens>(memory);
   const int rank = static_cast<int>(ptx::cluster_rank());
   const int num_h_blocks = arguments.intermediate_size / 128;
   const int item = static_cast<int>(blockIdx.x) / 2;
@@ -190,7 +191,6 @@ __global__ __launch_bounds__(kGemmThreads, kTokens <= 32 ? 2 : 1) void expert_up
   operands.x = arguments.x.codes;
   operands.x_scales = arguments.x.scales;
   operands.x_row_bytes = static_cast<uint32_t>(arguments.hidden_size);
-  operands.x_scale_row_bytes = static_cast<uint32_t>(num_blocks);
   operands.num_blocks = num_blocks;
   const int num_selected = arguments.num_selected;
   const int32_t* pairs = arguments.plan.pairs;
@@ -199,23 +199,23 @@ __global__ __launch_bounds__(kGemmThreads, kTokens <= 32 ? 2 : 1) void expert_up
     return tile.shared_expert ? tile.first + column : pairs[tile.first + column] / num_selected;
   };
   if (threadIdx.x >= kGemmConsumers) {
-    if constexpr (kTokens > 32) ptx::decrease_registers<kProducerRegisters>();
-    gemm_produce<kTokens, 1>(shared, operands, tile_bytes, row_of, false);
+    if constexpr (gemm_ctas_per_sm(kTokens) == 1) ptx::decrease_registers<kProducerRegisters>();
+    gemm_produce_fp8(shared, operands, tile_bytes, row_of, false);
   } else {
-    if constexpr (kTokens > 32) ptx::increase_registers<kConsumerRegisters>();
-    gemm_load_scales<kTokens, 1>(shared, operands, row_of);
+    if constexpr (gemm_ctas_per_sm(kTokens) == 1) ptx::increase_registers<kConsumerRegisters>();
+    gemm_load_scales(shared, operands);
     float total[kTokens / 2];
     expert_product<kTokens>(shared, fp8, num_blocks, total);
-    gemm_store_partial<kTokens, 1>(shared, total);
+    gemm_store_partial<kTokens>(shared, total);
   }
   finish_up<kTokens>(shared, arguments, tile, h_block, rank);
 }
 
 template <int kTokens>
 __global__ __launch_bounds__(kGemmThreads,
-                             kTokens <= 32 ? 2 : 1) void expert_down_kernel(const __grid_constant__ ExpertArguments arguments) {
+                             gemm_ctas_per_sm(kTokens)) void expert_down_kernel(const __grid_constant__ ExpertArguments arguments) {
   extern __shared__ uint8_t memory[];
-  auto& shared = gemm_shared<kTokens, 1>(memory);
+  auto& shared = gemm_shared<kTokens>(memory);
   const int num_row_tiles = arguments.hidden_size / kGemmRows;
   const int row_tile = static_cast<int>(blockIdx.x) % num_row_tiles;
   gemm_init(shared);
@@ -236,20 +236,19 @@ __global__ __launch_bounds__(kGemmThreads,
   operands.x = arguments.h_codes;
   operands.x_scales = arguments.h_scales;
   operands.x_row_bytes = static_cast<uint32_t>(arguments.intermediate_size);
-  operands.x_scale_row_bytes = static_cast<uint32_t>(num_blocks);
   operands.num_blocks = num_blocks;
   const int first_row = (tile.shared_expert ? arguments.num_pairs : 0) + tile.first;
   const auto row_of = [=](int column) { return column < tile.count ? first_row + column : -1; };
   if (threadIdx.x >= kGemmConsumers) {
-    if constexpr (kTokens > 32) ptx::decrease_registers<kProducerRegisters>();
-    gemm_produce<kTokens, 1>(shared, operands, tile_bytes, row_of, false);
+    if constexpr (gemm_ctas_per_sm(kTokens) == 1) ptx::decrease_registers<kProducerRegisters>();
+    gemm_produce_fp8(shared, operands, tile_bytes, row_of, false);
     return;
   }
-  if constexpr (kTokens > 32) ptx::increase_registers<kConsumerRegisters>();
-  gemm_load_scales<kTokens, 1>(shared, operands, row_of);
+  if constexpr (gemm_ctas_per_sm(kTokens) == 1) ptx::increase_registers<kConsumerRegisters>();
+  gemm_load_scales(shared, operands);
   float total[kTokens / 2];
   expert_product<kTokens>(shared, fp8, num_blocks, total);
-  gemm_store_partial<kTokens, 1>(shared, total);
+  gemm_store_partial<kTokens>(shared, total);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (int column = static_cast<int>(threadIdx.x) / 32; column < tile.count; column += kGemmConsumers / 32) {
     const float4 sum = cluster_partial_sum(shared, column, 1);
@@ -289,7 +288,7 @@ void launch_products(Context& context, const char* op, ExpertArguments& argument
   const auto grid = [num_tiles](int tiles_per_item) {
     return dim3(static_cast<unsigned>(num_tiles) * static_cast<unsigned>(tiles_per_item));
   };
-  constexpr size_t kSharedBytes = gemm_shared_bytes<kTokens, 1>();
+  constexpr size_t kSharedBytes = gemm_shared_bytes<kTokens>();
   launch(context, op, expert_up_kernel<kTokens>, {grid(2 * (arguments.intermediate_size / 128)), dim3(kGemmThreads), kSharedBytes, 2},
          arguments);
   launch(context, op, expert_down_kernel<kTokens>, {grid(arguments.hidden_size / kGemmRows), dim3(kGemmThreads), kSharedBytes}, arguments);
