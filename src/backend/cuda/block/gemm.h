@@ -40,7 +40,7 @@ inline constexpr int kGemmThreads = 384;       // and those that load
 inline constexpr int kGemmMaxBlocks = 64;      // K blocks with scales that a CTA can take
 inline constexpr int kGemmSubtiles = 2;        // 128-byte column groups of bf16 activations in a stage
 inline constexpr int kProducerRegisters = 88;  // of 65,536 for 384 threads: 88 + 2·208 per triple
-inline constexpr int kConsumerRegisters = 184;
+inline constexpr int kConsumerRegisters = 192;
 inline constexpr int kPartialPitch = kGemmRows + 4;  // floats from one token's sums to the next: no bank conflicts
 
 // What one CTA multiplies: `num_blocks` K blocks from the first of its share on.

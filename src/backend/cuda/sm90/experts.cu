@@ -131,8 +131,9 @@ __device__ __forceinline__ float swiglu(float gate_sum, float up_sum, float limi
 
 // SwiGLU of this CTA's 64 rows of h, quantised in blocks of 128 with those of the other CTA of the cluster. All threads of the CTA call it.
 template <int kTokens>
-__device__ __forceinline__ void finish_up(GemmShared<kTokens>& shared, const ExpertArguments& arguments, const ExpertTile& tile,
-                                          int h_block, int rank) {
+__device__ __forceinline__ void finish_up(GemmShared<kTokens>& shared, const ExpertArguments& arguments, int tile_idx, int h_block) {
+  const ExpertTile tile = expert_tile(arguments, tile_idx, kTokens);  // read again: registers are short in the main loop
+  const uint32_t rank = ptx::cluster_rank();
   const bool consumer = threadIdx.x < kGemmConsumers;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -208,7 +209,7 @@ __global__ __launch_bounds__(kGemmThreads,
     expert_product<kTokens>(shared, fp8, num_blocks, total);
     gemm_store_partial<kTokens>(shared, total);
   }
-  finish_up<kTokens>(shared, arguments, tile, h_block, rank);
+  finish_up<kTokens>(shared, arguments, item / num_h_blocks, h_block);
 }
 
 template <int kTokens>
