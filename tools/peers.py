@@ -1,13 +1,13 @@
 """What the best kernels of others take for the same work, beside what ours take (docs/STATUS.md).
 
-The figures of others are the project's anchors: measured once, side by side, on one NVIDIA H200 (driver 580, CUDA 13.0; device copy 4.24 TB/s),
-per call inside a CUDA graph. Ours are event-timed launch by launch, so they carry some microseconds that theirs do not, and the parts of a
-step hold more than the one kernel named: what stands beside each other bounds us from above.
+The figures of others are the project's anchors: measured once, side by side, on one NVIDIA H200 (driver 580, CUDA 13.0, device copy
+4.24 TB/s), per call inside a CUDA graph. Ours are timed with events launch by launch, so they carry some microseconds that theirs do not, and
+a part of a step may hold more than the one kernel named: ours are bounds from above.
 """
 
 NOTE = [
-    "Figures of others were measured for this project on a GPU of the same kind, per call in a CUDA graph. Ours are the mean of a layer, launch by",
-    "launch with events around each, which adds some microseconds; they include what the note says.",
+    "Anchors: figures of others, measured for this project on the same kind of GPU, per call in a CUDA graph. Ours are the mean of a layer,",
+    "launch by launch with events around each launch, which adds some microseconds; the last column says what else is in them.",
 ]
 HEAD = ["work", "others", "µs", "ours, µs", "ours / others", "ours include"]
 MACHINE = "NVIDIA H200"
@@ -42,22 +42,24 @@ class Peer:
 
 
 ANY = 1 << 20
+FLASHMLA, DEEPGEMM = "FlashMLA sparse decode", "DeepGEMM masked, FP8 weights"
+MIXING = "mixing, norm, quantisation, sum of experts"
 PEERS = [
     *(
-        Peer(f"attention, 64 heads, 128 + 512 keys, batch {batch}", "FlashMLA sparse decode", microseconds, "attention", "csa", batch, 2048, ANY)
+        Peer(f"attention, 64 heads, 128 + 512 keys, batch {batch}", FLASHMLA, microseconds, "attention", "csa", batch, 2048, ANY)
         for batch, microseconds in ((1, 12.3), (4, 13.3), (16, 17.1), (64, 44.7), (128, 46.7), (256, 89.5))
     ),
     *(
-        Peer(f"attention, 64 heads, 128 + 8192 keys, batch {batch}", "FlashMLA sparse decode", microseconds, "attention", "hca", batch, ANY, ANY)
+        Peer(f"attention, 64 heads, 128 + 8192 keys, batch {batch}", FLASHMLA, microseconds, "attention", "hca", batch, ANY, ANY)
         for batch, microseconds in ((1, 28.1), (16, 83.0), (64, 247.0))
     ),
     Peer("index scores of 256K entries, batch 1", "DeepGEMM mqa_logits, FP8 keys", 11.8, "index scores", "csa", 1, ANY, ANY),
-    Peer("experts of 1 token, FP4", "DeepGEMM masked, FP8 weights", 86.3, "experts", "swa", 1, 1, ANY, "the shared expert"),
-    Peer("experts of 64 tokens, FP4", "DeepGEMM masked, FP8 weights", 1323.0, "experts", "swa", 64, 1, ANY, "the shared expert"),
+    Peer("experts of 1 token, FP4", DEEPGEMM, 86.3, "experts", "swa", 1, 1, ANY, "the shared expert"),
+    Peer("experts of 64 tokens, FP4", DEEPGEMM, 1323.0, "experts", "swa", 64, 1, ANY, "the shared expert"),
     Peer("wq_a, wkv, wq_b, wo_b, batch 1", "DeepGEMM FP8", 44.2, "products", "swa", 1, 1, ANY),
     Peer("wq_a, wkv, wq_b, wo_b, batch 64", "DeepGEMM FP8", 40.1, "products", "swa", 64, 1, ANY),
-    Peer("mHC projections, twice, batch 1", "DeepGEMM tf32_hc_prenorm_gemm", 12.6, "mHC", "csa", 1, 1, ANY, "mixing, norm, quantisation, sum of experts"),
-    Peer("mHC projections, twice, batch 64", "DeepGEMM tf32_hc_prenorm_gemm", 12.8, "mHC", "csa", 64, 1, ANY, "mixing, norm, quantisation, sum of experts"),
+    Peer("mHC projections, twice, batch 1", "DeepGEMM tf32_hc_prenorm_gemm", 12.6, "mHC", "csa", 1, 1, ANY, MIXING),
+    Peer("mHC projections, twice, batch 64", "DeepGEMM tf32_hc_prenorm_gemm", 12.8, "mHC", "csa", 64, 1, ANY, MIXING),
     Peer("router, batch 1", "cuBLAS bf16", 6.6, "router", "csa", 1, 1, ANY, "the choice of experts"),
 ]
 

@@ -34,8 +34,8 @@ GATE_KEYS = ["gate", "what", "unit", "limit", "comparison", "command"]
 COMPARISONS = {">=": operator.ge, "<=": operator.le, "==": operator.eq}
 SPEED_UNITS = ["tokens/s", "GB/s", "TFLOPS"]
 STEPS_NOTE = [
-    "`dsv4 bench decode` and `dsv4 bench prefill`. The floor is the time that the bytes of a step take at the rate of a device copy measured in the",
-    "same run: weights read once with the experts that so many tokens are expected to choose, and every cache (specification, section 8).",
+    "`dsv4 bench decode` and `dsv4 bench prefill`. The floor is the time that the bytes of a step take at the rate of a copy measured in",
+    "the same run: weights read once with the experts that so many tokens are expected to choose, and every cache ([gpu](gpu.md)).",
 ]
 
 

@@ -113,7 +113,14 @@ STEP = {
     "date": "2030-01-01",
     "command": "dsv4 bench decode",
     "setup": {"model": "flash", "layers": 32, "batch": 1, "context": 4096},
-    "figures": {"step_ms": 7.5, "tokens_per_second": 133.0, "floor_ms": 2.5, "times_floor": 3.0, "copy_gb_per_second": 4000.0, "kernels": 700},
+    "figures": {
+        "step_ms": 7.5,
+        "tokens_per_second": 133.0,
+        "floor_ms": 2.5,
+        "times_floor": 3.0,
+        "copy_gb_per_second": 4000.0,
+        "kernels": 700,
+    },
     "ops": [],
     "parts": [
         {"part": "attention", "us": 400.0, "bytes": 1e7, "flop": 2e9, "us_per_layer": {"swa": 8.0, "csa": 24.6, "hca": 10.0}},
@@ -138,10 +145,10 @@ class StepsTest(StatusTest):
         return (self.root / "docs/STATUS.md").read_text()
 
     def test_steps_become_tables_and_later_lines_replace(self):
-        slower = {**STEP, "figures": {**STEP["figures"], "step_ms": 9.5}}
+        slower = {**STEP, "figures": {**STEP["figures"], "step_ms": 98765}}
         self.assertEqual(self.write_steps(slower, STEP, PROMPT), (0, ""))
         self.assertIn("| flash | 32 | 1 | 4,096 | 7.5 | 133 | 2.5 | 3 | 700 | `dsv4 bench decode` | NVIDIA H200 |", self.status_text())
-        self.assertNotIn("9.5", self.status_text())
+        self.assertNotIn("98,765", self.status_text())
         self.assertIn("| flash | 32 | 0 | 8,192 | 2,048 | 1500 | 5461 | 80 |  |", self.status_text())
         self.assertEqual(self.run_status("--check"), (0, ""))
 
@@ -159,7 +166,8 @@ class StepsTest(StatusTest):
         for bench in ("decode", "prefill"):
             name = f"roofline_nvidia_h200_{bench}.svg"
             self.assertIn(f"({name})", self.status_text())
-            texts = [e.text for e in xml.etree.ElementTree.parse(self.root / "docs" / name).getroot().iter("{http://www.w3.org/2000/svg}text")]
+            picture = xml.etree.ElementTree.parse(self.root / "docs" / name).getroot()
+            texts = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")]
             self.assertIn("experts", texts)
             self.assertIn("copy 4000 GB/s", texts)
             self.assertNotIn("other", texts)
