@@ -194,7 +194,7 @@ TEST(Experts, ExpertOutOfRangeAndOddShapesAreErrors) {
   Case<test::Fp4Matrix> data(random, 2, 2, 3, 64, 32);
   data.experts[3] = 3;
   EXPECT_THROW(data.run(ExpertFormat::kFp4, 0, 2), Error);
-  data.experts[3] = -1;
+  data.experts[3] = -2;  // −1 is padding
   EXPECT_THROW(data.run(ExpertFormat::kFp4, 0, 2), Error);
   Case<test::Fp8Matrix> odd(random, 1, 1, 1, 48, 32);
   EXPECT_THROW(odd.run(ExpertFormat::kFp4, 0, 1), Error);
