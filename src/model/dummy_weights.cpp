@@ -12,8 +12,8 @@
 namespace dsv4 {
 namespace {
 
-constexpr double kHyperConnectionDeviation = 0.02;  // of fn, where inputs have a mean square of 1
-constexpr float kSmall = 0.1f;                      // range of biases and of other small fp32 values
+constexpr float kHyperConnectionRange = 0.02f;  // of fn, whose inputs have a mean square of 1
+constexpr float kSmall = 0.1f;                  // range of biases and of other small fp32 values
 
 class RandomSource final : public WeightSource {
  public:
@@ -31,7 +31,7 @@ class RandomSource final : public WeightSource {
     if (spec.dtype == DType::kBf16) return keep(std::vector<Bf16>(count(spec), to_bf16(1.0f)));  // norms
     if (spec.dtype == DType::kI64) return keep(random_experts(count(spec)));
     std::vector<float> values(count(spec));
-    const float range = name.ends_with("_fn") ? static_cast<float>(kHyperConnectionDeviation) : kSmall;
+    const float range = name.ends_with("_fn") ? kHyperConnectionRange : kSmall;
     std::uniform_real_distribution<float> uniform(-range, range);
     for (float& value : values) value = uniform(random_);
     return keep(values);

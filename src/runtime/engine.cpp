@@ -1,5 +1,7 @@
 #include "runtime/engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "base/error.h"
@@ -45,8 +47,19 @@ std::optional<Checkpoint> open_checkpoint(const EngineOptions& options) {
   return Checkpoint::open(options.model_dir);
 }
 
+// Random weights commit host memory, which a mapped checkpoint does not.
+void require_host_memory(const ModelConfig& config) {
+  int64_t needed = 0;
+  for (const TensorSpec& spec : tensor_specs(config, false)) needed += spec.bytes();
+  const int64_t there = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  require(needed < there, "random weights of {} do not fit in the {} of this machine; fewer layers would", size_text(needed),
+          size_text(there));
+}
+
 ModelWeights make_weights(const EngineOptions& options, const std::optional<Checkpoint>& checkpoint, Backend& backend) {
-  return checkpoint ? load_weights(*checkpoint, backend, options.progress) : dummy_weights(*options.dummy, backend, kDummySeed);
+  if (checkpoint) return load_weights(*checkpoint, backend, options.progress);
+  if (backend.free_memory() == 0) require_host_memory(*options.dummy);
+  return dummy_weights(*options.dummy, backend, kDummySeed);
 }
 
 size_t logits_bytes(const EngineOptions& options, const ModelConfig& config) {

@@ -1,6 +1,7 @@
 #include "backend/cuda/runtime/loader.h"
 
 #include <cuda_runtime.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
@@ -29,8 +30,16 @@ size_t row_scale_bytes(WeightLayout layout, int cols) {
   return layout == WeightLayout::kFp4Tile ? static_cast<size_t>(cols / kFp4Block) : 0;
 }
 
-int num_workers() {
+int max_workers() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 1, kMaxWorkers);
+}
+
+// Lets the kernel read the whole range at once where it is mapped from a file and not in the page cache; page by page would be slow. A
+// hint: what cannot be read ahead is read when it is touched.
+void read_ahead(const uint8_t* data, size_t bytes) {
+  constexpr uintptr_t kPageBytes = 4096;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data) / kPageBytes * kPageBytes;
+  if (bytes > kPageBytes) madvise(reinterpret_cast<void*>(begin), reinterpret_cast<uintptr_t>(data) + bytes - begin, MADV_WILLNEED);
 }
 
 // Pinned and device memory for one batch at a time, and the stream that moves it.
@@ -60,6 +69,10 @@ class Slot {
 
   // After wait(): sends a batch on its way.
   void run(const LoadBatch& batch, ScaleFault* fault) {
+    for (const LoadPiece& piece : batch.pieces) {
+      read_ahead(piece.data, piece.data_bytes);
+      read_ahead(piece.scales, piece.scale_bytes);
+    }
     for (const LoadPiece& piece : batch.pieces) {
       std::memcpy(host_ + piece.data_offset, piece.data, piece.data_bytes);
       if (piece.scale_bytes > 0) std::memcpy(host_ + piece.scale_offset, piece.scales, piece.scale_bytes);
@@ -166,32 +179,31 @@ void Loader::add(LoadPiece piece) {
 
 void Loader::submit_open_batch() {
   if (open_batch_.pieces.empty()) return;
-  if (workers_.empty()) start_workers();
   {
     const std::lock_guard lock(mutex_);
     queue_.push_back(std::exchange(open_batch_, {}));
   }
   work_is_there_.notify_one();
+  if (static_cast<int>(workers_.size()) < max_workers()) start_worker();
 }
 
-void Loader::start_workers() {
+// One for every batch until there are enough: a small model needs little pinned memory.
+void Loader::start_worker() {
   if (fault_ == nullptr) {
     check(cudaMalloc(&fault_, sizeof(ScaleFault)), "cudaMalloc", "loading weights");
     check(cudaMemset(fault_, 0, sizeof(ScaleFault)), "cudaMemset", "loading weights");
     check(cudaDeviceSynchronize(), "cudaDeviceSynchronize", "loading weights");
   }
-  for (int i = 0; i < num_workers(); ++i) {
-    {
-      const std::lock_guard lock(mutex_);
-      ++num_running_;
-    }
-    try {
-      workers_.emplace_back([this] { work(); });
-    } catch (...) {
-      const std::lock_guard lock(mutex_);
-      --num_running_;
-      throw;
-    }
+  {
+    const std::lock_guard lock(mutex_);
+    ++num_running_;
+  }
+  try {
+    workers_.emplace_back([this] { work(); });
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    --num_running_;
+    throw;
   }
 }
 
@@ -208,21 +220,23 @@ std::optional<LoadBatch> Loader::next_batch() {
 void Loader::work() {
   try {
     check(cudaSetDevice(device_idx_), "cudaSetDevice", "loading weights");
-    Slot first(num_sms_);
-    Slot second(num_sms_);
-    Slot* slot = &first;
-    const auto wait = [this](Slot& waited) {
-      const auto bytes = static_cast<int64_t>(waited.wait());
+    std::optional<Slot> slots[2];
+    const auto wait = [this](std::optional<Slot>& slot) {
+      if (!slot.has_value()) return;
+      const auto bytes = static_cast<int64_t>(slot->wait());
       const std::lock_guard lock(mutex_);
       bytes_done_ += bytes;
     };
+    size_t slot_idx = 0;
     while (const std::optional<LoadBatch> batch = next_batch()) {
-      wait(*slot);
+      std::optional<Slot>& slot = slots[slot_idx];
+      wait(slot);
+      if (!slot.has_value()) slot.emplace(num_sms_);
       slot->run(*batch, fault_);
-      slot = slot == &first ? &second : &first;
+      slot_idx = 1 - slot_idx;
     }
-    wait(*slot);
-    wait(slot == &first ? second : first);
+    wait(slots[slot_idx]);
+    wait(slots[1 - slot_idx]);
   } catch (...) {
     const std::lock_guard lock(mutex_);
     if (error_ == nullptr) error_ = std::current_exception();

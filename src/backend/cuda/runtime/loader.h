@@ -75,7 +75,7 @@ class Loader {
  private:
   void add(LoadPiece piece);
   void submit_open_batch();
-  void start_workers();
+  void start_worker();
   void stop_workers() noexcept;
   void report_progress();
   void check_scale_fault();
