@@ -1,13 +1,13 @@
 """What the best kernels of others take for the same work, beside what ours take (docs/STATUS.md).
 
 The figures of others are the project's anchors: measured once, side by side, on one NVIDIA H200 (driver 580, CUDA 13.0, device copy
-4.24 TB/s), per call inside a CUDA graph. Ours are timed with events launch by launch, so they carry some microseconds that theirs do not, and
-a part of a step may hold more than the one kernel named: ours are bounds from above.
+4.24 TB/s), per call inside a CUDA graph. Ours are timed with events launch by launch, so they carry some microseconds that theirs do not,
+and a part of a step may hold more than the one kernel named: ours are bounds from above.
 """
 
 NOTE = [
-    "Anchors: figures of others, measured for this project on the same kind of GPU, per call in a CUDA graph. Ours are the mean of a layer,",
-    "launch by launch with events around each launch, which adds some microseconds; the last column says what else is in them.",
+    "Anchors: figures of others, measured for this project on the same kind of GPU, per call in a CUDA graph. Ours are the mean of a",
+    "layer, launch by launch with events around each launch, which adds some microseconds; the last column says what else is in them.",
 ]
 HEAD = ["work", "others", "µs", "ours, µs", "ours / others", "ours include"]
 MACHINE = "NVIDIA H200"
