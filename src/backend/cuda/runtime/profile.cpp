@@ -1,9 +1,9 @@
 #include "backend/cuda/runtime/profile.h"
 
-#include "backend/cuda/runtime/check.h"
-
 #include <chrono>
 #include <thread>
+
+#include "backend/cuda/runtime/check.h"
 
 namespace dsv4::cuda {
 namespace {
