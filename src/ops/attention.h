@@ -20,7 +20,8 @@ struct AttentionParams {
   BatchView batch;
   WindowRing ring;
   PagedEntries entries;     // data = nullptr: window only
-  const int32_t* selected;  // [num_tokens, num_selected], −1 = skip; nullptr: all visible entries
+  const int32_t* selected;  // [num_tokens, num_selected], −1 = skip; places from the row's number of visible entries on are −1, so that
+                            // they need not be read; nullptr: all visible entries
   const float* sink;        // [num_heads]
   const float* freqs;       // [kRopeDim/2]
   Bf16* out;                // [num_tokens, num_heads, head_dim]
@@ -30,9 +31,10 @@ struct AttentionParams {
   int ratio;   // of the compressed entries; unused without them
   int num_selected;
   float softmax_scale;  // head_dim^-½
-  // Longest and shortest run of one sequence's rows in the step, hints for a device; 0 = unknown.
-  int max_new_tokens = 0;
+  // The shortest and the longest run of one sequence's rows in this step, padding rows included; 0 = unknown. A GPU leaves out launches
+  // that would have no rows; results do not depend on them, but a wrong bound leaves rows unwritten.
   int min_new_tokens = 0;
+  int max_new_tokens = 0;
 };
 
 }  // namespace dsv4

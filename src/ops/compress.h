@@ -35,7 +35,7 @@ struct CompressParams {
   int state_tokens;  // ≥ 2·ratio for ratio 4, ≥ ratio for 128
   float eps;
 
-  int width() const { return ratio == 4 ? 2 * dim : dim; }
+  constexpr int width() const { return ratio == 4 ? 2 * dim : dim; }
 };
 
 }  // namespace dsv4

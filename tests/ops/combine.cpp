@@ -19,6 +19,18 @@ std::vector<Bf16> run(const std::vector<Bf16>& routed, const std::vector<int32_t
   return out;
 }
 
+TEST(Combine, SlotsWithoutAnExpertAddNothing) {
+  const int hidden_size = 3;
+  std::vector<Bf16> routed(2 * 2 * hidden_size, Bf16{0x7fc0});
+  for (int k = 0; k < hidden_size; ++k) routed[hidden_size + k] = to_bf16(static_cast<float>(k));
+  const std::vector<Bf16> shared(2 * hidden_size, to_bf16(8.0f));
+  const auto out = run(routed, {-1, 4, -1, -1}, shared, 2, 2, hidden_size);
+  for (int k = 0; k < hidden_size; ++k) {
+    EXPECT_EQ(to_float(out[k]), 8.0f + static_cast<float>(k));
+    EXPECT_EQ(to_float(out[hidden_size + k]), 8.0f);
+  }
+}
+
 TEST(Combine, AddsInAscendingExpertIdAndTheSharedExpertLast) {
   test::Random random(91);
   const int num_tokens = 5, num_selected = 6, hidden_size = 700;
@@ -51,6 +63,12 @@ TEST(Combine, OrderIsVisible) {
   EXPECT_EQ(to_float(run(routed, {5, 9, 7}, shared, 1, 3, 1)[0]), 1.0f);
   EXPECT_EQ(to_float(run(routed, {5, 7, 9}, shared, 1, 3, 1)[0]), 0.0f);
   EXPECT_EQ(to_float(run(routed, {7, 5, 9}, shared, 1, 3, 1)[0]), 0.0f);
+}
+
+TEST(Combine, SkipsMissingExperts) {
+  const std::vector<Bf16> routed = {Bf16{0x7fc0}, to_bf16(2.0f), Bf16{0x7fc0}, Bf16{0x7fc0}};
+  EXPECT_EQ(to_float(run(routed, {-1, 0}, {to_bf16(1.0f)}, 1, 2, 1)[0]), 3.0f);
+  EXPECT_EQ(to_float(run(routed, {-1, -1}, {to_bf16(1.0f)}, 1, 2, 1)[0]), 1.0f);
 }
 
 TEST(Combine, OneRoundingOnly) {

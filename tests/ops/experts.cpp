@@ -194,10 +194,22 @@ TEST(Experts, ExpertOutOfRangeAndOddShapesAreErrors) {
   Case<test::Fp4Matrix> data(random, 2, 2, 3, 64, 32);
   data.experts[3] = 3;
   EXPECT_THROW(data.run(ExpertFormat::kFp4, 0, 2), Error);
-  data.experts[3] = -2;  // −1 is padding
+  data.experts[3] = -2;
   EXPECT_THROW(data.run(ExpertFormat::kFp4, 0, 2), Error);
   Case<test::Fp8Matrix> odd(random, 1, 1, 1, 48, 32);
   EXPECT_THROW(odd.run(ExpertFormat::kFp4, 0, 1), Error);
+}
+
+TEST(Experts, PaddingRowsAreSkipped) {
+  test::Random random(65);
+  Case<test::Fp4Matrix> data(random, 5, 2, 3, 64, 32);
+  const std::vector<Bf16> expected = data.run(ExpertFormat::kFp4, 0, 5);
+  data.experts[4] = data.experts[5] = -1;  // token 2
+  const std::vector<Bf16> out = data.run(ExpertFormat::kFp4, 0, 5);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const bool padding = i / 64 == 4 || i / 64 == 5;
+    ASSERT_EQ(out[i].bits, padding ? 0x7fc0 : expected[i].bits) << i;
+  }
 }
 
 // Spec 3.5: an FP4 matrix recast to FP8 has the same values; both paths then differ only in the order of their sums.

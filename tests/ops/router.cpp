@@ -97,6 +97,31 @@ TEST(Router, BiasChangesTheChoiceButNotTheWeights) {
   EXPECT_EQ(same.weights, plain.weights);
 }
 
+TEST(Router, PaddingRowsGetNoExpert) {
+  test::Random random(88);
+  const int num_tokens = 4, num_experts = 9, num_selected = 3;
+  const test::Bf16Matrix x(random, num_tokens, 96), gate(random, num_experts, 96, 0.1f);
+  const std::vector<int64_t> tid2eid(20 * num_selected, 5);
+  const auto bias = test::random_floats(random, num_experts, 0.5f);
+  const std::vector<int32_t> positions = {7, -1, 0, -1}, token_ids = {19, -1, 0, 20};  // ids of padding are not looked at
+  for (const bool hash_layer : {false, true}) {
+    const float* biases = hash_layer ? nullptr : bias.data();
+    const int64_t* table = hash_layer ? tid2eid.data() : nullptr;
+    Routing routing{std::vector<int32_t>(num_tokens * num_selected, 99), std::vector<float>(num_tokens * num_selected, 99.0f)};
+    cpu::router({x.data.data(), gate.view(), biases, table, token_ids.data(), routing.experts.data(), routing.weights.data(), num_tokens,
+                 num_selected, 1.5f, positions.data()});
+    for (const int t : {0, 2}) {
+      const Routing alone = run(x, gate, biases, table, token_ids.data() + t, num_selected, 1.5f, t, 1);
+      for (int slot = 0; slot < num_selected; ++slot) {
+        EXPECT_EQ(routing.experts[t * num_selected + slot], alone.experts[slot]);
+        EXPECT_EQ(routing.weights[t * num_selected + slot], alone.weights[slot]);
+        EXPECT_EQ(routing.experts[(t + 1) * num_selected + slot], -1);
+        EXPECT_EQ(routing.weights[(t + 1) * num_selected + slot], 0.0f);
+      }
+    }
+  }
+}
+
 TEST(Router, HashLayersTakeTheRowOfTheToken) {
   test::Random random(84);
   const int num_tokens = 4, num_experts = 9, num_selected = 3, vocab_size = 20;

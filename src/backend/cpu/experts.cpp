@@ -21,24 +21,24 @@ void run_pass(const ExpertsParams& params, int token_begin, int num_tokens, cons
       load_fp8_row(params.x, token_begin + t, hidden_size, Rows::kPerWord, activations.get() + t * stride);
   });
 
-  // Counting sort of the (token, slot) pairs by expert; within an expert they keep their order. Pairs of padding rows stay out.
+  // Counting sort of the (token, slot) pairs by expert; within an expert they keep their order.
   const int num_pairs = num_tokens * num_selected;
   const int32_t* experts = params.experts + static_cast<int64_t>(token_begin) * num_selected;
   std::vector<int> pair_end(static_cast<size_t>(params.num_experts) + 1);
   for (int pair = 0; pair < num_pairs; ++pair) {
-    if (experts[pair] == -1) continue;
+    if (experts[pair] == -1) continue;  // padding
     require(experts[pair] >= 0 && experts[pair] < params.num_experts, "experts: token {} slot {} has expert {}, expected 0…{}",
             token_begin + pair / num_selected, pair % num_selected, experts[pair], params.num_experts - 1);
     ++pair_end[static_cast<size_t>(experts[pair]) + 1];
   }
   for (int e = 0; e < params.num_experts; ++e) pair_end[e + 1] += pair_end[e];
-  std::vector<int> sorted(pair_end[params.num_experts]);
+  std::vector<int> sorted(pair_end.back());
   for (int pair = 0; pair < num_pairs; ++pair) {
     if (experts[pair] >= 0) sorted[pair_end[experts[pair]]++] = pair;
   }
 
   ExpertRows rows;
-  rows.reserve(static_cast<int>(sorted.size()));
+  rows.reserve(num_pairs);
   std::vector<ExpertJob<Rows>> jobs;
   for (const int pair : sorted) {
     const int e = experts[pair];

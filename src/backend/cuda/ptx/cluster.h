@@ -1,4 +1,4 @@
-// Thread-block clusters and distributed shared memory. PTX ISA, "barrier.cluster", "mapa", "ld.shared::cluster".
+// Thread-block clusters and distributed shared memory. PTX ISA, "barrier.cluster", "mapa", "ld", "st".
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,16 @@ __device__ __forceinline__ uint32_t cluster_size() {
 
 // All threads of all CTAs of the cluster; writes to shared memory before it are visible after it.
 __device__ __forceinline__ void cluster_sync() {
+  __syncwarp();  // the aligned forms want the whole warp at the instruction
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// The two halves of cluster_sync, for work of the thread's own between them.
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
 // Address of the same object in the shared memory of another CTA of the cluster.
@@ -37,6 +46,18 @@ __device__ __forceinline__ float load_cluster(uint32_t address) {
   return value;
 }
 
+__device__ __forceinline__ uint32_t load_cluster_u32(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ uint64_t load_cluster_u64(uint32_t address) {
+  uint64_t value;
+  asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(value) : "r"(address) : "memory");
+  return value;
+}
+
 __device__ __forceinline__ float4 load_cluster_float4(uint32_t address) {
   float4 value;
   asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
@@ -44,6 +65,10 @@ __device__ __forceinline__ float4 load_cluster_float4(uint32_t address) {
                : "r"(address)
                : "memory");
   return value;
+}
+
+__device__ __forceinline__ void store_cluster(uint32_t address, float value) {
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 
 }  // namespace dsv4::cuda::ptx

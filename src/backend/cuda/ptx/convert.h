@@ -19,4 +19,11 @@ __device__ __forceinline__ uint32_t convert_bf16x2(float high, float low) {
   return pair;
 }
 
+// The same with negative values as +0.
+__device__ __forceinline__ uint32_t convert_relu_bf16x2(float high, float low) {
+  uint32_t pair;
+  asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
 }  // namespace dsv4::cuda::ptx

@@ -43,6 +43,11 @@ __device__ __forceinline__ void async_load_wait() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
+// Brings the line of an address into the L2. PTX ISA, "prefetch".
+__device__ __forceinline__ void prefetch_l2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 // Orders ordinary shared-memory accesses before later ones of the async proxy (wgmma operands, bulk copies), and the other way round.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
