@@ -10,7 +10,7 @@ from pathlib import Path
 
 import svg
 
-WIDTH, HEIGHT = 1080, 890
+WIDTH, HEIGHT = 1080, 1110
 PICTURE = Path(__file__).resolve().parent.parent / "docs/architecture.svg"
 
 FILLS = {"entry": "#e8f0fb", "engine": "#fdf1dc", "maths": "#e7f5ea", "base": "#eef0f3"}
@@ -32,9 +32,19 @@ ROOM_HEIGHT = 56
 OP_FILES = [
     ("src/ops/attention.h", "the contract: maths, shapes, dtypes"),
     ("src/backend/cpu/attention.cpp", "plain loops: the oracle"),
-    ("src/backend/cuda/…/attention.cu", "the kernel, where there is one"),
+    ("src/backend/cuda/…/attention.cu", "the kernel"),
     ("tests/ops/attention.cpp", "against an independent formula"),
+    ("tests/cuda/attention.cpp", "the kernel against the oracle"),
     ("bench/ops/attention.cpp", "speed, and its share of the ceiling"),
+]
+
+CUDA_FOLDERS = [
+    ("ops.h", "a function per op, and per group of ops"),
+    ("any/  sm90/", "kernels; sm90: tensor cores, clusters, TMA"),
+    ("block/", "formats, weight tiles, cache entries, sums"),
+    ("ptx/", "instructions: the only inline assembly"),
+    ("tune/", "shape → launch configuration, host code"),
+    ("runtime/", "launch, graphs, memory, loader, timing"),
 ]
 
 # A step: what happens, and the room or op that does it.
@@ -91,10 +101,14 @@ def draw_house():
         svg.text(345, 432, "alone: model never", size=11.5, fill=svg.MUTED),
         svg.text(345, 448, "includes backend", size=11.5, fill=svg.MUTED),
     ]
-    elements.append(svg.rect(40, 706, 480, 150, "#ffffff", STROKES["base"]))
+    elements.append(svg.rect(40, 706, 480, 171, "#ffffff", STROKES["base"]))
     elements.append(svg.text(58, 734, "One op, one stem, in every room", weight="bold"))
     for index, (path, what) in enumerate(OP_FILES):
         elements += [svg.text(58, 758 + 21 * index, path, size=12), svg.text(280, 758 + 21 * index, what, size=12, fill=svg.MUTED)]
+    elements.append(svg.rect(40, 897, 480, 171, "#ffffff", STROKES["maths"]))
+    elements.append(svg.text(58, 925, "Inside src/backend/cuda", weight="bold"))
+    for index, (folder, what) in enumerate(CUDA_FOLDERS):
+        elements += [svg.text(58, 949 + 21 * index, folder, size=12), svg.text(200, 949 + 21 * index, what, size=12, fill=svg.MUTED)]
     return elements
 
 
@@ -115,6 +129,13 @@ def draw_step():
     edge = x + width + 24
     elements.append(arrow((x + width, last - 20), (edge, last - 20), (edge, first + 20), (x + width, first + 20)))
     label = svg.text(0, 0, "for every layer", size=12.5, anchor="middle")
+    below = y + len(STEP) * (height + gap)
+    elements += [
+        svg.text(x, below + 26, "On a GPU a step of single tokens is one CUDA graph,", size=12.5),
+        svg.text(x, below + 44, "from embedding to drawn token: boxes that follow each other", size=12.5),
+        svg.text(x, below + 62, "share launches, nothing is uploaded, and the host waits", size=12.5),
+        svg.text(x, below + 80, "for the drawn tokens only.", size=12.5),
+    ]
     elements.append(svg.element("g", label, transform=f"translate({edge + 18:g} {(first + last) / 2:g}) rotate(90)"))
     return elements
 

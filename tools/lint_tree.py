@@ -344,13 +344,15 @@ def check_op_rooms(tree):
 
 
 def check_mirrors(tree):
-    """Tests and benchmarks carry the stem of what they test; a test on a GPU may be one of the whole model."""
+    """Tests and benchmarks carry the stem of what they test; a test on a GPU may be one of the engine or of the room model as a whole."""
     cuda = [f"src/backend/cuda/{folder}" for folder in ("runtime", "tune", "block")]
     homes = {"ops": ["src/ops", "src/backend/cpu"], "cuda": [*CUDA_KERNELS, *cuda, "src/model", "src/runtime"]}
     for file in tree.cpp():
         parts = file.pure.parts
         if parts[0] == "tests" and len(parts) == 3 and file.pure.suffix == ".cpp" and parts[1] != "support":
             folders = homes.get(parts[1], [f"src/{parts[1]}"])
+            if parts[1] == "cuda" and tree.has_folder(f"src/{file.pure.stem}"):
+                continue
             if not any(file.pure.stem in tree.stems(folder, ".h", ".cpp", ".cu") for folder in folders):
                 yield Finding(file.path, 1, "mirror", f"no file of this stem in {' or '.join(folders)}")
         if parts[:2] == ("bench", "ops") and file.pure.suffix == ".cpp":

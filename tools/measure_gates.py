@@ -2,33 +2,45 @@
 """Measures the gates of bench/gates.jsonl that a command can tell, appends them to bench/results, and renews docs/STATUS.md.
 
     tools/measure_gates.py --machine "2 cores of AMD EPYC" [GROUP…]
+    tools/measure_gates.py --machine "NVIDIA H200" gpu
 
-Groups: golden inspect tiny text tests fuzz; default: all but fuzz. Build preset cpu first (fuzz: preset fuzz). Nothing is recorded when a
-command fails to give its figure; a gate that is missed is recorded as missed.
+Groups: golden inspect tiny text tests fuzz; default: all but fuzz. Build preset cpu first (fuzz: preset fuzz). On a machine with a GPU:
+gpu_tests gpu_golden gpu_tiny gpu_steps gpu_loader gpu_sanitizer, or gpu for all of them; they need the binaries in build/cuda/bin, the
+sanitizer's group compute-sanitizer, and nothing else. Nothing is recorded when a command fails to give its figure, and the other groups go
+on; a gate that is missed is recorded as missed.
 """
 
 import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import make_random_checkpoint  # noqa: E402
 import status  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 BINARY = ROOT / "build/cpu/bin/dsv4"
+CUDA_BIN = ROOT / "build/cuda/bin"
 TINY = ROOT / "models/tiny"
 FUZZ_SECONDS = 600
 
 
+class MeasureError(Exception):
+    """A command that did not give its figure."""
+
+
 def run(*command, cwd=ROOT, check=True):
-    """Standard output of a command; a failure ends the program with what the command said."""
+    """Standard output of a command; a failure is a MeasureError with what the command said."""
     result = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True)
     if check and result.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}: exit status {result.returncode}\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
+        said = result.stdout[-2000:] + result.stderr[-2000:]
+        raise MeasureError(f"{' '.join(map(str, command))}: exit status {result.returncode}\n{said}")
     return result.stdout
 
 
@@ -37,23 +49,33 @@ def dsv4(*arguments):
 
 
 def golden_folders():
-    """(name, folder) of every golden checkpoint: those beside the checkout, else the tests' own."""
-    shared = sorted((ROOT / "../shared/goldens").glob("*/golden.safetensors"))
-    return [(path.parent.name, path.parent) for path in shared or [ROOT / "tests/data/mini/golden.safetensors"]]
+    """(name, folder) of every golden checkpoint: those beside the checkout or in it, else the tests' own."""
+    for shared in (ROOT / "../shared/goldens", ROOT / "shared/goldens"):
+        paths = sorted(shared.glob("*/golden.safetensors"))
+        if paths:
+            return [(path.parent.name, path.parent) for path in paths]
+    return [("mini", ROOT / "tests/data/mini")]
+
+
+def verify_golden(binary, prefix, *options):
+    for name, folder in golden_folders():
+        # The exit status says pass or fail; the figures are wanted in both cases.
+        output = run(binary, "verify", *options, "--model", folder, "--golden", folder / "golden.safetensors", "--json", check=False)
+        try:
+            report = json.loads(output)
+        except json.JSONDecodeError as error:
+            raise MeasureError(f"verify {name}: no report\n{output[-2000:]}") from error
+        yield f"{prefix}golden.{name}.pass", int(report["pass"])
+        yield f"{prefix}golden.{name}.prefill_median", round(report["prefill"]["median"], 6)
+        yield f"{prefix}golden.{name}.layer_median", round(min(layer["median"] for layer in report["layers"]), 7)
+        overlaps = [layer["topk_overlap"] for layer in report["layers"] if layer["topk_overlap"] is not None]
+        yield f"{prefix}golden.{name}.topk_overlap", round(min(overlaps), 4)
+        strict = [layer["topk_overlap_strict"] for layer in report["layers"] if layer["topk_overlap_strict"] is not None]
+        yield f"{prefix}golden.{name}.topk_overlap_strict", round(min(strict), 4)
 
 
 def measure_golden():
-    for name, folder in golden_folders():
-        # The exit status says pass or fail; the figures are wanted in both cases.
-        output = run(BINARY, "verify", "--model", folder, "--golden", folder / "golden.safetensors", "--json", check=False)
-        report = json.loads(output)
-        yield f"golden.{name}.pass", int(report["pass"])
-        yield f"golden.{name}.prefill_median", round(report["prefill"]["median"], 6)
-        yield f"golden.{name}.layer_median", round(min(layer["median"] for layer in report["layers"]), 7)
-        overlaps = [layer["topk_overlap"] for layer in report["layers"] if layer["topk_overlap"] is not None]
-        yield f"golden.{name}.topk_overlap", round(min(overlaps), 4)
-        strict = [layer["topk_overlap_strict"] for layer in report["layers"] if layer["topk_overlap_strict"] is not None]
-        yield f"golden.{name}.topk_overlap_strict", round(min(strict), 4)
+    return verify_golden(BINARY, "")
 
 
 def measure_inspect():
@@ -87,19 +109,27 @@ def measure_tiny():
     yield "tiny.bits_per_byte_difference", round(100 * abs(perplexity["bits_per_byte"] / reference - 1), 4)
 
 
-def failed_tests(program, *filters):
-    """Number of failed tests of one test program; there must be some that ran."""
-    output = run(ROOT / "build/cpu/bin" / program, *filters, check=False)
+def count_tests(output, what):
+    """(tests that ran, passed, were skipped) from a test program's output; there must be some that ran."""
     ran = re.search(r"^\[=+\] (\d+) tests? from .* ran\.", output, re.MULTILINE)
     passed = re.search(r"^\[  PASSED  \] (\d+) tests?", output, re.MULTILINE)
     skipped = re.search(r"^\[  SKIPPED \] (\d+) tests?", output, re.MULTILINE)
-    if not ran or not passed or int(ran.group(1)) == 0 or skipped:
-        sys.exit(f"{program} {' '.join(filters)}: no clear result\n{output[-2000:]}")
-    return int(ran.group(1)) - int(passed.group(1))
+    if not ran or not passed or int(ran.group(1)) == 0:
+        raise MeasureError(f"{what}: no clear result\n{output[-2000:]}")
+    return int(ran.group(1)), int(passed.group(1)), int(skipped.group(1)) if skipped else 0
+
+
+def failed_tests(program, *filters):
+    """Number of failed tests of one test program, none of which may be skipped."""
+    output = run(program, *filters, check=False)
+    ran, passed, skipped = count_tests(output, program)
+    if skipped:
+        raise MeasureError(f"{program} {' '.join(filters)}: {skipped} tests were skipped\n{output[-2000:]}")
+    return ran - passed
 
 
 def measure_text():
-    yield "text.encoding_vectors_failed", failed_tests("test_text", "--gtest_filter=SharedVectors*")
+    yield "text.encoding_vectors_failed", failed_tests(ROOT / "build/cpu/bin/test_text", "--gtest_filter=SharedVectors*")
     venv = ROOT / "build/venv/bin/python"
     output = run(venv, ROOT / "tools/check_tokenizer_parity.py", BINARY)
     strings, differ = re.search(r"parity: (\d+) strings, (\d+) differ", output).groups()
@@ -108,7 +138,7 @@ def measure_text():
 
 
 def measure_tests():
-    yield "engine.bit_equality_failed", failed_tests("test_runtime", "--gtest_filter=Engine.*")
+    yield "engine.bit_equality_failed", failed_tests(ROOT / "build/cpu/bin/test_runtime", "--gtest_filter=Engine.*")
     output = run("ctest", "--test-dir", "build/cpu", "--parallel", 2, check=False)
     yield "tests.failed", int(re.search(r"(\d+) tests failed out of (\d+)", output).group(1))
 
@@ -129,6 +159,99 @@ def measure_fuzz():
         yield f"fuzz.{name}.findings", int(result.returncode != 0)
 
 
+# ---- On a machine with a GPU
+
+
+def cuda_dsv4(*arguments):
+    return json.loads(run(CUDA_BIN / "dsv4", *arguments, "--json"))
+
+
+def measure_gpu_tests():
+    output = run(CUDA_BIN / "test_cuda", check=False)
+    ran, passed, _ = count_tests(output, "test_cuda")
+    yield "gpu.tests.passed", passed
+    yield "gpu.tests.failed", ran - passed  # with those that were skipped
+    invariance = "--gtest_filter=ModelGpu.ADecodedToken*:EngineGpu.SequencesThatEnd*"
+    yield "gpu.batch_invariance.failed", failed_tests(CUDA_BIN / "test_cuda", invariance)
+    replay = "--gtest_filter=ModelGpu.TheLastPosition*:EngineGpu.DrawsWithin*:AttentionGpu.ARecordedStep*"
+    yield "gpu.replay.failed", failed_tests(CUDA_BIN / "test_cuda", replay)
+
+
+def measure_gpu_golden():
+    return verify_golden(CUDA_BIN / "dsv4", "gpu.", "--device", "cuda")
+
+
+def common_prefix(first, second):
+    for index, (a, b) in enumerate(zip(first, second)):
+        if a != b:
+            return index
+    return min(len(first), len(second))
+
+
+def measure_gpu_tiny():
+    prompts = [line for line in (TINY / "heldout.txt").read_text(encoding="utf-8").splitlines() if len(line) > 40][:16]
+    equal = total = 0
+    for prompt in prompts:
+        options = ["generate", "--raw", "--prompt", prompt[:40], "--temperature", 0, "--ignore-eos", "-n", 32]
+        tokens = [cuda_dsv4(*options, "--device", device)["token_ids"] for device in ("cpu", "cuda")]
+        equal += common_prefix(*tokens)
+        total += len(tokens[0])
+    yield "gpu.tiny.greedy_agreement", round(100 * equal / total, 2)
+    bits = [cuda_dsv4("perplexity", "--device", device)["bits_per_byte"] for device in ("cpu", "cuda")]
+    yield "gpu.tiny.bits_per_byte_difference", round(100 * abs(bits[1] / bits[0] - 1), 5)
+
+
+def bench_steps(machine, *arguments):
+    """Figures of one `dsv4 bench decode` or `prefill`, which also go into the machine's results."""
+    folder = ROOT / "bench/results"
+    folder.mkdir(parents=True, exist_ok=True)
+    append = folder / f"{status.file_stem(machine)}.jsonl"
+    flash = ["--dummy", "flash", "--layers", 32, "--device", "cuda"]
+    output = run(CUDA_BIN / "dsv4", "bench", *arguments, *flash, "--ops", "--json", "--append", append)
+    return [json.loads(line)["figures"] for line in output.splitlines()]
+
+
+def measure_gpu_steps(machine):
+    one, many = bench_steps(machine, "decode", "--batch", "1,64", "--context", 4096)
+    yield "gpu.decode.graph_launches", one["graph_launches"]
+    yield "gpu.decode.kernel_launches", one["kernel_launches"]
+    yield "gpu.decode.extra_waits", max(one["synchronizations"] - 1, 0)  # one for the tokens drawn
+    yield "gpu.decode.allocations", one["allocations"]
+    yield "gpu.decode.kernels_csa", one["kernels_csa"]
+    yield "gpu.decode.kernels_hca", one["kernels_hca"]
+    yield "gpu.flash32.decode_b1_times_floor", one["times_floor"]
+    yield "gpu.flash32.decode_b64_times_floor", many["times_floor"]
+    prefill = bench_steps(machine, "prefill", "--tokens", 8192, "--chunk", "2048,4096,8192")
+    yield "gpu.flash32.prefill_tokens_per_second", max(figures["full_tokens_per_second"] for figures in prefill)
+    longest = bench_steps(machine, "decode", "--batch", 1, "--context", 1048576)
+    yield "gpu.flash32.context_1m", int(longest[0]["step_ms"] > 0)
+
+
+def measure_gpu_loader():
+    """From a checkpoint of four layers of Flash that was just written, and so stands in the page cache."""
+    shared_memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as folder:
+        if shutil.disk_usage(folder).free < 20e9:
+            raise MeasureError(f"{folder}: less than 20 GB free for a checkpoint")
+        size = make_random_checkpoint.make(ROOT / "models/configs/flash.json", folder, 4)
+        options = ["generate", "--raw", "--prompt", "a", "-n", 1, "--context", 512, "--device", "cuda"]
+        seconds = cuda_dsv4(*options, "--model", folder)["timings"]["load_seconds"]
+    yield "gpu.loader.gb_per_second", round(1e-9 * size / seconds, 3)
+
+
+def measure_gpu_sanitizer():
+    for tool, summary, figure in (
+        ("memcheck", r"ERROR SUMMARY: (\d+) error", "memcheck_errors"),
+        ("racecheck", r"RACECHECK SUMMARY: (\d+) hazard", "racecheck_hazards"),
+    ):
+        output = run(ROOT / "scripts/test_gpu.sh", "--no-build", tool, check=False)
+        found = re.search(summary, output)
+        _, _, skipped = count_tests(output, tool)
+        if not found or skipped:
+            raise MeasureError(f"{tool}: no clear result\n{output[-2000:]}")
+        yield f"gpu.sanitizer.{figure}", int(found.group(1))
+
+
 GROUPS = {
     "golden": measure_golden,
     "inspect": measure_inspect,
@@ -136,22 +259,41 @@ GROUPS = {
     "text": measure_text,
     "tests": measure_tests,
     "fuzz": measure_fuzz,
+    "gpu_tests": measure_gpu_tests,
+    "gpu_golden": measure_gpu_golden,
+    "gpu_tiny": measure_gpu_tiny,
+    "gpu_steps": measure_gpu_steps,
+    "gpu_loader": measure_gpu_loader,
+    "gpu_sanitizer": measure_gpu_sanitizer,
 }
+GPU_GROUPS = [group for group in GROUPS if group.startswith("gpu_")]
+DEFAULT_GROUPS = [group for group in GROUPS if group != "fuzz" and group not in GPU_GROUPS]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--machine", required=True, help='e.g. "2 cores of AMD EPYC"')
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {' '.join(GROUPS)}; default: all but fuzz")
+    parser.add_argument("--machine", required=True, help='e.g. "2 cores of AMD EPYC" or "NVIDIA H200"')
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {' '.join(GROUPS)}, gpu; default: {' '.join(DEFAULT_GROUPS)}")
     options = parser.parse_args()
-    unknown = set(options.groups) - set(GROUPS)
+    groups = []
+    for group in options.groups or DEFAULT_GROUPS:
+        groups += GPU_GROUPS if group == "gpu" else [group]
+    unknown = set(groups) - set(GROUPS)
     if unknown:
         parser.error(f"unknown group {', '.join(sorted(unknown))}")
-    for group in options.groups or [group for group in GROUPS if group != "fuzz"]:
-        for gate, value in GROUPS[group]():
-            print(f"{gate} = {value}", flush=True)
-            if status.main(["record", "--machine", options.machine, gate, str(value)]) != 0:
-                sys.exit(1)
+    failed = []
+    for group in groups:
+        measure = GROUPS[group]
+        try:
+            for gate, value in measure(options.machine) if measure is measure_gpu_steps else measure():
+                print(f"{gate} = {value}", flush=True)
+                if status.main(["record", "--machine", options.machine, gate, str(value)]) != 0:
+                    sys.exit(1)
+        except (MeasureError, OSError, KeyError, TypeError, ValueError) as error:
+            print(f"{group}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            failed.append(group)
+    if failed:
+        sys.exit(f"not measured in full: {' '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
                                    appends one result and writes the files
 
 bench/gates.jsonl        one gate a line: what must be measured, and its limit
-bench/results/*.jsonl    one result a line, a file per machine; a later line replaces an earlier one of the same gate and machine
+bench/results/*.jsonl    one result a line, a file per machine: of a gate, or what `dsv4 bench decode|prefill --append` wrote; a later line
+                         replaces an earlier one of the same gate or measurement and machine
 """
 
 import argparse
@@ -18,12 +19,24 @@ import re
 import sys
 from pathlib import Path
 
+import draw_roofline
+import peers
 import svg
 
 RESULT_KEYS = ["machine", "date", "gate", "value", "unit", "limit", "comparison", "command", "pass"]
+STEP_KEYS = ["bench", "machine", "date", "command", "setup", "figures", "ops", "parts"]
+STEP_SETUP = {"decode": ["model", "layers", "batch", "context"], "prefill": ["model", "layers", "context", "tokens", "chunk"]}
+STEP_FIGURES = {
+    "decode": ["step_ms", "tokens_per_second", "floor_ms", "times_floor"],
+    "prefill": ["ms", "tokens_per_second", "tflops", "full_tokens_per_second"],
+}
 GATE_KEYS = ["gate", "what", "unit", "limit", "comparison", "command"]
 COMPARISONS = {">=": operator.ge, "<=": operator.le, "==": operator.eq}
 SPEED_UNITS = ["tokens/s", "GB/s", "TFLOPS"]
+STEPS_NOTE = [
+    "`dsv4 bench decode` and `dsv4 bench prefill`. The floor is the time that the bytes of a step take at the rate of a copy measured in",
+    "the same run: weights read once with the experts that so many tokens are expected to choose, and every cache ([gpu](gpu.md)).",
+]
 
 
 class StatusError(Exception):
@@ -60,16 +73,34 @@ def check_result(result, gates, where):
         raise StatusError(f"{where}: unit or limit differ from bench/gates.jsonl, measure {result['gate']} again")
 
 
-def read_lines(path, keys):
-    """The objects of a .jsonl file, each with exactly these keys."""
+def check_step(step, where):
+    """Raises StatusError unless this is a line that `dsv4 bench decode` or `prefill` writes."""
+    bench = step["bench"]
+    if bench not in STEP_SETUP:
+        raise StatusError(f"{where}: bench {bench!r}, expected one of {', '.join(STEP_SETUP)}")
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", str(step["date"])):
+        raise StatusError(f"{where}: date {step['date']!r}, expected YYYY-MM-DD")
+    for part, names in (("setup", STEP_SETUP[bench]), ("figures", STEP_FIGURES[bench])):
+        missing = [name for name in names if name not in step[part]]
+        if missing:
+            raise StatusError(f"{where}: {part} has no {', '.join(missing)}")
+    for name, value in step["figures"].items():
+        if value is not None and not is_number(value):
+            raise StatusError(f"{where}: {name}: {value!r}, expected a number")
+
+
+def read_lines(path, *kinds):
+    """The objects of a .jsonl file, each with exactly the keys of one of these kinds of lines."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
             raise StatusError(f"{path}:{number}: {error}") from error
-        if not isinstance(entry, dict) or list(entry) != keys:
-            raise StatusError(f"{path}:{number}: expected the keys {', '.join(keys)} in this order")
-        check_limit(entry, f"{path}:{number}")
+        if not isinstance(entry, dict) or list(entry) not in kinds:
+            expected = " or ".join(", ".join(keys) for keys in kinds)
+            raise StatusError(f"{path}:{number}: expected the keys {expected} in this order")
+        if "limit" in entry:
+            check_limit(entry, f"{path}:{number}")
         yield number, entry
 
 
@@ -85,14 +116,20 @@ def read_gates(root):
 
 
 def read_results(root, gates):
-    """The last result of every gate on every machine, sorted by gate and machine."""
-    latest = {}
+    """The last result of every gate on every machine, sorted by gate and machine, and the last of every measurement of steps."""
+    latest, steps = {}, {}
     for path in sorted((root / "bench/results").glob("*.jsonl")):
-        for number, result in read_lines(path, RESULT_KEYS):
-            latest[result["gate"], result["machine"]] = (result, f"{path}:{number}")
+        for number, line in read_lines(path, RESULT_KEYS, STEP_KEYS):
+            where = f"{path}:{number}"
+            if "bench" in line:
+                check_step(line, where)
+                setup = tuple(line["setup"][key] for key in STEP_SETUP[line["bench"]])
+                steps[line["bench"], line["machine"], *setup] = line
+            else:
+                latest[line["gate"], line["machine"]] = (line, where)
     for result, where in latest.values():  # earlier results may have had another limit
         check_result(result, gates, where)
-    return [latest[key][0] for key in sorted(latest)]
+    return [latest[key][0] for key in sorted(latest)], [steps[key] for key in sorted(steps)]
 
 
 def cell(value):
@@ -118,7 +155,32 @@ def describe_value(result):
     return f"{describe_number(result['value'])} {result['unit']}".rstrip()
 
 
-def make_status(gates, results):
+def figure_cell(value):
+    return "" if value is None else describe_number(value)
+
+
+def step_tables(steps):
+    """Lines with a table of decode steps and one of prompts, where there are any."""
+    heads = {
+        "decode": ["model", "layers", "batch", "context", "ms a step", "tokens/s", "floor, ms", "× floor", "kernels"],
+        "prefill": ["model", "layers", "after", "tokens", "chunk", "ms", "tokens/s", "TFLOPS", "tokens/s, all layers"],
+    }
+    lines = []
+    for bench, head in heads.items():
+        rows = []
+        for step in steps:
+            if step["bench"] == bench:
+                figures = [step["figures"].get(key) for key in STEP_FIGURES[bench]]
+                if bench == "decode":
+                    figures.append(step["figures"].get("kernels"))
+                setup = [describe_number(value) if is_number(value) else value for value in (step["setup"][k] for k in STEP_SETUP[bench])]
+                rows.append([*setup, *map(figure_cell, figures), f"`{step['command']}`", step["machine"], step["date"]])
+        if rows:
+            lines += ["", f"### {bench.capitalize()}", ""] + table([*head, "command", "machine", "date"], rows)
+    return ["", "## Steps", "", *STEPS_NOTE, *lines] if lines else []
+
+
+def make_status(gates, results, steps=(), rooflines=()):
     """The text of docs/STATUS.md."""
     measured = {result["gate"] for result in results}
     rows = []
@@ -142,6 +204,11 @@ def make_status(gates, results):
     if figures:
         figure_rows = [[r["gate"], describe_value(r), f"`{r['command']}`", r["machine"], r["date"]] for r in figures]
         lines += ["", "## Figures without a limit", ""] + table(["figure", "measured", "command", "machine", "date"], figure_rows)
+    lines += step_tables(steps)
+    if compared := peers.compare(steps):
+        lines += ["", "## Beside others", "", *peers.NOTE, ""] + table(peers.HEAD, compared)
+    if rooflines:
+        lines += ["", "## Rooflines", ""] + [f"![{title}]({name})" for name, title in rooflines]
     if speed_results(results):
         lines += ["", "## Speed", "", "![Measured speed](speed.svg)"]
     return "\n".join(lines) + "\n"
@@ -179,8 +246,16 @@ def make_speed_plot(results):
 def generate(root):
     """Path -> text of every generated file; None where the file should not exist."""
     gates = read_gates(root)
-    results = read_results(root, gates)
-    return {root / "docs/STATUS.md": make_status(gates, results), root / "docs/speed.svg": make_speed_plot(speed_results(results))}
+    results, steps = read_results(root, gates)
+    files = {path: None for path in (root / "docs").glob("roofline_*.svg")}
+    rooflines = []
+    for machine, bench, picture in draw_roofline.draw_all(steps):
+        name = f"roofline_{file_stem(machine)}_{bench}.svg"
+        rooflines.append((name, f"Roofline of {bench} on {machine}"))
+        files[root / "docs" / name] = picture
+    files[root / "docs/STATUS.md"] = make_status(gates, results, steps, rooflines)
+    files[root / "docs/speed.svg"] = make_speed_plot(speed_results(results))
+    return files
 
 
 def write(root):
@@ -200,6 +275,11 @@ def check(root):
         if present != content:
             stale.append(path.relative_to(root).as_posix())
     return stale
+
+
+def file_stem(machine):
+    """"nvidia_h200" for "NVIDIA H200"; empty for a name without letters and digits."""
+    return re.sub(r"[^a-z0-9]+", "_", machine.lower()).strip("_")
 
 
 def record(root, options):
@@ -222,7 +302,7 @@ def record(root, options):
     check_limit(entry, "record")
     entry["pass"] = passes(entry["value"], entry["limit"], entry["comparison"])
     check_result(entry, gates, "record")
-    stem = re.sub(r"[^a-z0-9]+", "_", options.machine.lower()).strip("_")
+    stem = file_stem(options.machine)
     if not stem:
         raise StatusError(f"machine {options.machine!r}, expected a name with letters or digits")
     folder = root / "bench/results"

@@ -224,13 +224,12 @@ EngineOptions step_engine_options(const StepBenchArguments& arguments, const Env
   return options;
 }
 
-void append_result(const std::string& path, const BenchResult& result) {
-  std::ofstream file(path, std::ios::app);
-  file << result.json().dump() << "\n" << std::flush;
-  require(static_cast<bool>(file), "{}: cannot be written", path);
-}
-
 int run_step_bench(const StepBenchArguments& arguments, const std::string& command, const Environment& environment) {
+  std::ofstream results;
+  if (!arguments.append_file.empty()) {
+    results.open(arguments.append_file, std::ios::app);
+    require(results.is_open(), "{}: cannot be written", arguments.append_file);
+  }
   Engine engine(step_engine_options(arguments, environment));
   StepBenchOptions options;
   options.machine = machine_name(arguments.model.device);
@@ -246,7 +245,10 @@ int run_step_bench(const StepBenchArguments& arguments, const std::string& comma
     } else {
       print(result_text(result));
     }
-    if (!arguments.append_file.empty()) append_result(arguments.append_file, result);
+    if (results.is_open()) {
+      results << result.json().dump() << "\n" << std::flush;
+      require(static_cast<bool>(results), "{}: cannot be written", arguments.append_file);
+    }
   };
   for (int context : arguments.contexts) {
     if (arguments.is_prefill) {

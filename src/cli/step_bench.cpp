@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <ctime>
 #include <map>
@@ -45,6 +46,13 @@ double quantile(const std::vector<double>& sorted, double share) {
 
 size_t kind_idx(const ModelConfig& config, int layer) {
   return static_cast<size_t>(config.layer_kind(layer));
+}
+
+// Layers of each kind.
+std::array<int, kNumKinds> count_kinds(const ModelConfig& config) {
+  std::array<int, kNumKinds> counts{};
+  for (int layer = 0; layer < config.num_hidden_layers; ++layer) ++counts[kind_idx(config, layer)];
+  return counts;
 }
 
 // The part of a step that an op works on; ops of several kernels begin with the op's name.
@@ -106,7 +114,9 @@ class StepBench::LayerMarks final : public LayerObserver {
 // A run launch by launch.
 struct StepBench::Profile {
   std::vector<ProfiledLaunch> launches;
-  std::array<double, kNumKinds> kind_seconds{};    // of all launches in layers of a kind
+  std::array<double, kNumKinds> kind_seconds{};  // of all launches in layers of a kind
+  std::array<std::array<double, kNumCostParts>, kNumKinds> kind_part_seconds{};
+  int num_steps = 0;
   std::array<int64_t, kNumKinds> kind_launches{};  // most launches of one layer of a kind and one step; the first layer, which has the
                                                    // embedding with it, counts only where no other is of its kind
   double seconds() const {
@@ -192,8 +202,11 @@ StepBench::Profile StepBench::profile(const std::function<void()>& run) {
     int64_t& most = mark.layer_idx == 0 ? in_first_layer[kind] : profile.kind_launches[kind];
     most = std::max(most, static_cast<int64_t>(mark.end - mark.begin));
     for (size_t i = mark.begin; i < std::min(mark.end, profile.launches.size()); ++i) {
-      profile.kind_seconds[kind] += profile.launches[i].seconds;
+      const ProfiledLaunch& launch = profile.launches[i];
+      profile.kind_seconds[kind] += launch.seconds;
+      profile.kind_part_seconds[kind][static_cast<size_t>(part_of(launch.op))] += launch.seconds;
     }
+    if (mark.layer_idx == 0) ++profile.num_steps;
   }
   for (size_t kind = 0; kind < kNumKinds; ++kind) {
     if (profile.kind_launches[kind] == 0) profile.kind_launches[kind] = in_first_layer[kind];
@@ -218,29 +231,33 @@ void StepBench::report_profile(const Profile& profile, const StepCosts& costs, B
                           {"us", rounded(1e6 * totals.second, 5)},
                           {"share", rounded(totals.second / profile.seconds(), 4)}});
   }
+  const std::array<int, kNumKinds> layers = count_kinds(config_);
   for (size_t i = 0; i < kNumCostParts; ++i) {
     if (part_seconds[i] == 0.0) continue;
     const StepCost& cost = costs.parts[i];
+    Json per_layer = Json::object();
+    for (size_t kind = 0; kind < kNumKinds; ++kind) {
+      if (layers[kind] == 0) continue;
+      per_layer[kKindNames[kind]] = rounded(1e6 * profile.kind_part_seconds[kind][i] / layers[kind] / std::max(profile.num_steps, 1), 5);
+    }
     result.parts.push_back({{"part", part_name(static_cast<CostPart>(i))},
                             {"us", rounded(1e6 * part_seconds[i], 5)},
                             {"bytes", rounded(cost.bytes(), 6)},
-                            {"flop", rounded(cost.flop, 6)}});
+                            {"flop", rounded(cost.flop, 6)},
+                            {"us_per_layer", per_layer}});
   }
 }
 
 double StepBench::scaled_seconds(const Profile& profile, double seconds) const {
   if (profile.launches.empty()) return 0.0;
-  std::array<double, kNumKinds> here{};
-  std::array<double, kNumKinds> in_full{};
-  for (int layer = 0; layer < config_.num_hidden_layers; ++layer) here[kind_idx(config_, layer)] += 1.0;
-  const ModelConfig& full = options_.full_config;
-  for (int layer = 0; layer < full.num_hidden_layers; ++layer) in_full[kind_idx(full, layer)] += 1.0;
+  const std::array<int, kNumKinds> here = count_kinds(config_);
+  const std::array<int, kNumKinds> in_full = count_kinds(options_.full_config);
   const double all = profile.seconds();
   double rest = all;
   double scaled = 0.0;
   for (size_t kind = 0; kind < kNumKinds; ++kind) {
-    if (in_full[kind] > 0.0 && here[kind] == 0.0) return 0.0;
-    if (here[kind] == 0.0) continue;
+    if (in_full[kind] > 0 && here[kind] == 0) return 0.0;
+    if (here[kind] == 0) continue;
     rest -= profile.kind_seconds[kind];
     scaled += profile.kind_seconds[kind] / here[kind] * in_full[kind];
   }

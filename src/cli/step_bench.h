@@ -21,8 +21,10 @@ struct BenchResult {
   std::string command;  // as it was given
   nlohmann::ordered_json setup;
   nlohmann::ordered_json figures;
-  nlohmann::ordered_json ops;    // [{"op", "launches", "us", "share"}], all launches of a profiled step; empty without them
-  nlohmann::ordered_json parts;  // [{"part", "us", "bytes", "flop"}], what those ops have to do (model/cost.h)
+  nlohmann::ordered_json ops;  // [{"op", "launches", "us", "share"}], all launches of a profiled step; empty without them
+  // [{"part", "us", "bytes", "flop", "us_per_layer": {"swa", "csa", "hca"}}], what those ops have to do (model/cost.h); the last is the
+  // mean of the layers of a kind, per step.
+  nlohmann::ordered_json parts;
 
   nlohmann::ordered_json json() const;
 };

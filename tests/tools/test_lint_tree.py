@@ -222,6 +222,7 @@ class TreeRules(LintTest):
         self.assertEqual(self.lint({"bench/ops/batch.cpp": "int f();\n"}), ["bench/ops/batch.cpp:1: mirror"])
         self.assertEqual(self.lint({"tests/cuda/unknown.cpp": "int f();\n"}), ["tests/cuda/unknown.cpp:1: mirror"])
         of_the_model = {"tests/cuda/engine.cpp": "int f();\n", "src/runtime/engine.cpp": "int f();\n"}
+        of_the_model.update({"tests/cuda/model.cpp": "int f();\n", "src/model/forward.cpp": "int f();\n"})
         self.assertEqual(self.lint(of_the_model), [])
         self.assertEqual(self.lint({"tests/support/compare.cpp": "int f();\n", "tests/cuda/layout/mma.cu": "int f();\n"}), [])
 

@@ -10,6 +10,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+import draw_roofline  # noqa: E402
 import status  # noqa: E402
 
 GATES = [
@@ -105,6 +106,96 @@ class StatusTest(unittest.TestCase):
         self.assertEqual(self.run_status("record", "--machine", "m", "--date", "today", "b.cosine", "1")[0], 1)
         self.assertEqual(self.run_status("record", "--machine", "m", "--limit", "2", "b.cosine", "1")[0], 1)
         self.assertEqual(list((self.root / "bench/results").iterdir()), [])
+
+STEP = {
+    "bench": "decode",
+    "machine": "NVIDIA H200",
+    "date": "2030-01-01",
+    "command": "dsv4 bench decode",
+    "setup": {"model": "flash", "layers": 32, "batch": 1, "context": 4096},
+    "figures": {
+        "step_ms": 7.5,
+        "tokens_per_second": 133.0,
+        "floor_ms": 2.5,
+        "times_floor": 3.0,
+        "copy_gb_per_second": 4000.0,
+        "kernels": 700,
+    },
+    "ops": [],
+    "parts": [
+        {"part": "attention", "us": 400.0, "bytes": 1e7, "flop": 2e9, "us_per_layer": {"swa": 8.0, "csa": 24.6, "hca": 10.0}},
+        {"part": "experts", "us": 1000.0, "bytes": 3e9, "flop": 6e9, "us_per_layer": {"swa": 30.0, "csa": 30.0, "hca": 30.0}},
+        {"part": "other", "us": 300.0, "bytes": 1e4, "flop": 0.0, "us_per_layer": {}},
+    ],
+}
+PROMPT = {
+    **STEP,
+    "bench": "prefill",
+    "setup": {"model": "flash", "layers": 32, "context": 0, "tokens": 8192, "chunk": 2048},
+    "figures": {"ms": 1500.0, "tokens_per_second": 5461.0, "tflops": 80.0, "full_tokens_per_second": None, "copy_gb_per_second": 4000.0},
+}
+
+
+class StepsTest(StatusTest):
+    def write_steps(self, *steps):
+        (self.root / "bench/results/nvidia_h200.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+        return self.run_status()
+
+    def status_text(self):
+        return (self.root / "docs/STATUS.md").read_text()
+
+    def test_steps_become_tables_and_later_lines_replace(self):
+        slower = {**STEP, "figures": {**STEP["figures"], "step_ms": 98765}}
+        self.assertEqual(self.write_steps(slower, STEP, PROMPT), (0, ""))
+        self.assertIn("| flash | 32 | 1 | 4,096 | 7.5 | 133 | 2.5 | 3 | 700 | `dsv4 bench decode` | NVIDIA H200 |", self.status_text())
+        self.assertNotIn("98,765", self.status_text())
+        self.assertIn("| flash | 32 | 0 | 8,192 | 2,048 | 1500 | 5461 | 80 |  |", self.status_text())
+        self.assertEqual(self.run_status("--check"), (0, ""))
+
+    def test_others_stand_beside_ours(self):
+        self.write_steps(STEP)
+        self.assertIn("| attention, 64 heads, 128 + 512 keys, batch 1 | FlashMLA sparse decode | 12.3 | 24.6 | 2.00 |", self.status_text())
+        self.assertIn("| attention, 64 heads, 128 + 512 keys, batch 4 | FlashMLA sparse decode | 13.3 |  |  |", self.status_text())
+        self.assertIn("| experts of 1 token, FP4 | DeepGEMM masked, FP8 weights | 86.3 | 30.0 | 0.35 |", self.status_text())
+        for change in ({"machine": "2 cores"}, {"setup": {**STEP["setup"], "model": "tiny"}}, {"parts": []}):
+            self.write_steps({**STEP, **change})
+            self.assertNotIn("Beside others", self.status_text(), change)
+
+    def test_rooflines_are_drawn_and_removed(self):
+        self.write_steps(STEP, PROMPT)
+        for bench in ("decode", "prefill"):
+            name = f"roofline_nvidia_h200_{bench}.svg"
+            self.assertIn(f"({name})", self.status_text())
+            picture = xml.etree.ElementTree.parse(self.root / "docs" / name).getroot()
+            texts = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")]
+            self.assertIn("experts", texts)
+            self.assertIn("copy 4000 GB/s", texts)
+            self.assertNotIn("other", texts)
+        self.write_steps({**STEP, "parts": []})
+        self.assertEqual(list((self.root / "docs").glob("roofline_*")), [])
+
+    def test_points_stand_where_they_belong(self):
+        # Under the copy roof: operations per byte times the rate of the bytes.
+        (_, intensity, tflops), (_, of_experts, _) = draw_roofline.points(STEP)
+        self.assertAlmostEqual(intensity, 200.0)
+        self.assertAlmostEqual(tflops, 5.0)
+        self.assertAlmostEqual(of_experts, 2.0)
+        low, high = draw_roofline.position(1.0, 1.0), draw_roofline.position(10.0, 10.0)
+        self.assertGreater(high[0], low[0])
+        self.assertLess(high[1], low[1])
+
+    def test_bad_steps_are_named(self):
+        for change in (
+            {"bench": "sleep"},
+            {"date": "today"},
+            {"setup": {"model": "flash"}},
+            {"figures": {**STEP["figures"], "step_ms": "7"}},
+            {"figures": {"step_ms": 7}},
+            {"extra": 1},
+        ):
+            code, error = self.write_steps(STEP, {**STEP, **change})
+            self.assertEqual(code, 1, change)
+            self.assertIn("nvidia_h200.jsonl:2: ", error)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Usage: scripts/test_gpu.sh [--no-build] [STAGE…]   (stages: tests memcheck racecheck; default: all)
+# On a machine with a GPU: builds preset cuda, runs every test labelled gpu, and runs the quick tests of the ops once more under
+# compute-sanitizer. --no-build takes build/cuda/bin as it is, e.g. a build with DSV4_STATIC=ON made elsewhere; nothing but the driver and,
+# for the last two stages, compute-sanitizer is needed then.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+program=build/cuda/bin/test_cuda
+
+# The sanitizers make a kernel many times slower: whole models, long rows and large caches are left to the plain run.
+op_tests='*Gpu.*-EngineGpu.*:ModelGpu.*:MiniOnGpu.*:LoaderGpu.*'
+op_tests+=':*AboveFourGiB*:*FullVocabulary*:*ProductionShapes*:*LongRow*:*ManyRows*:*EveryClusterSize*:*HiddenSizes*:*TokenCounts*'
+
+stage_tests() {
+  if [ "$build" = yes ] && command -v ctest >/dev/null; then
+    ctest --test-dir build/cuda -L gpu --output-on-failure --no-tests=error
+  else
+    "$program"
+  fi
+}
+
+sanitize() {
+  local sanitizer
+  sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+  if [ ! -x "$sanitizer" ]; then
+    echo "test_gpu: no compute-sanitizer on this machine (it comes with the CUDA toolkit)" >&2
+    return 1
+  fi
+  "$sanitizer" --tool "$1" --error-exitcode 9 "$program" --gtest_filter="$op_tests"
+}
+stage_memcheck() { sanitize memcheck; }
+stage_racecheck() { sanitize racecheck; }
+
+build=yes
+stages=()
+for argument in "$@"; do
+  case $argument in
+    --no-build) build=no ;;
+    tests | memcheck | racecheck) stages+=("$argument") ;;
+    *) echo "usage: scripts/test_gpu.sh [--no-build] [tests|memcheck|racecheck …]" >&2; exit 2 ;;
+  esac
+done
+[ ${#stages[@]} -gt 0 ] || stages=(tests memcheck racecheck)
+
+# Without a GPU every test would be skipped, which is no success.
+if ! nvidia-smi -L >/dev/null 2>&1; then
+  echo "test_gpu: no GPU on this machine (nvidia-smi finds none)" >&2
+  exit 1
+fi
+if [ "$build" = yes ]; then scripts/build.sh cuda; fi
+if [ ! -x "$program" ]; then
+  echo "test_gpu: $program is missing: build preset cuda where nvcc is" >&2
+  exit 1
+fi
+for stage in "${stages[@]}"; do
+  printf '=== %s\n' "$stage"
+  "stage_$stage"
+done
+printf 'GPU TESTS PASSED: %s\n' "${stages[*]}"
