@@ -48,10 +48,6 @@ class RandomSource final : public WeightSource {
     const TensorSpec& spec = find(name + ".weight");
     return backend_.random_fp8(rows(spec), cols(spec), seed_++);
   }
-  Fp8Weight grouped(const std::string& name, int num_groups) override {
-    const TensorSpec& spec = find(name + ".weight");
-    return backend_.random_grouped(rows(spec), cols(spec), num_groups, seed_++);
-  }
   ExpertMatrix expert(const std::string&, ExpertFormat format, int num_rows, int num_cols) override {
     return backend_.random_expert(format, num_rows, num_cols, seed_++);
   }

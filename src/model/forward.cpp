@@ -136,12 +136,14 @@ void Model::forward_mtp(const StepInput& step, KvCache& cache) {
   // e = e_proj(RMS(embed)), in x, u and their codes.
   backend_.embed({batch.token_ids, weights_.embed, workspace_.x, num_rows_, 1, hidden_size});
   backend_.rms_norm({workspace_.x, mtp.enorm, workspace_.u, num_rows_, hidden_size, config_.rms_norm_eps});
-  backend_.quantize({workspace_.u, workspace_.u_codes, workspace_.u_scales, num_rows_, hidden_size});
-  backend_.linear_fp8({{workspace_.u_codes, workspace_.u_scales}, mtp.e_proj, workspace_.mtp_e, num_rows_});
+  backend_.quantize({workspace_.u, workspace_.u_codes, workspace_.u_scales, num_rows_, hidden_size, workspace_.u_values});
+  backend_.linear_fp8({{workspace_.u_codes, workspace_.u_scales, workspace_.u_values}, mtp.e_proj, workspace_.mtp_e, num_rows_});
   // g = h_proj(RMS(streams)), every stream a row of its own.
   backend_.rms_norm({workspace_.streams, mtp.hnorm, workspace_.mtp_g, num_stream_rows, hidden_size, config_.rms_norm_eps});
-  backend_.quantize({workspace_.mtp_g, workspace_.mtp_g_codes, workspace_.mtp_g_scales, num_stream_rows, hidden_size});
-  backend_.linear_fp8({{workspace_.mtp_g_codes, workspace_.mtp_g_scales}, mtp.h_proj, workspace_.mtp_g, num_stream_rows});
+  backend_.quantize(
+      {workspace_.mtp_g, workspace_.mtp_g_codes, workspace_.mtp_g_scales, num_stream_rows, hidden_size, workspace_.mtp_g_values});
+  backend_.linear_fp8(
+      {{workspace_.mtp_g_codes, workspace_.mtp_g_scales, workspace_.mtp_g_values}, mtp.h_proj, workspace_.mtp_g, num_stream_rows});
   backend_.mtp_join({workspace_.mtp_e, workspace_.mtp_g, workspace_.mtp_streams, num_rows_, config_.hc_mult, hidden_size});
 
   LayerPass pass(batch, workspace_.mtp_streams, workspace_, backend_, nullptr);

@@ -43,8 +43,8 @@ class LayerRun {
     // Entries become visible to the very token that completes them: the compressors run before attention.
     compress();
     backend_.norm_quantize({{ws_.qa, weights.q_norm, ws_.qr, num_tokens(), config_.q_lora_rank, config_.rms_norm_eps},
-                            {ws_.qr, ws_.qr_codes, ws_.qr_scales, num_tokens(), config_.q_lora_rank}});
-    const Fp8Activation qr{ws_.qr_codes, ws_.qr_scales};
+                            {ws_.qr, ws_.qr_codes, ws_.qr_scales, num_tokens(), config_.q_lora_rank, ws_.qr_values}});
+    const Fp8Activation qr{ws_.qr_codes, ws_.qr_scales, ws_.qr_values};
     const LinearFp8Params queries[] = {{qr, weights.wq_b, ws_.q, num_tokens()}, {qr, weights.indexer.wq_b, ws_.iq, num_tokens()}};
     backend_.linear_group({std::span(queries).first(layer_.ratio == 4 ? 2 : 1), {}, {}});
     backend_.query_norm({ws_.q, batch_.positions, layer_.freqs, num_tokens(), config_.num_attention_heads, config_.head_dim,
@@ -52,8 +52,8 @@ class LayerRun {
     if (layer_.ratio == 4) select();
     core_attention();
     backend_.grouped_linear({ws_.attn, weights.wo_a, ws_.z, num_tokens(), config_.o_groups});
-    backend_.quantize({ws_.z, ws_.z_codes, ws_.z_scales, num_tokens(), config_.o_groups * config_.o_lora_rank});
-    backend_.linear_fp8({{ws_.z_codes, ws_.z_scales}, weights.wo_b, ws_.y, num_tokens()});
+    backend_.quantize({ws_.z, ws_.z_codes, ws_.z_scales, num_tokens(), config_.o_groups * config_.o_lora_rank, ws_.z_values});
+    backend_.linear_fp8({{ws_.z_codes, ws_.z_scales, ws_.z_values}, weights.wo_b, ws_.y, num_tokens()});
   }
 
   // u → routed and shared, whose sum is y.
@@ -96,7 +96,7 @@ class LayerRun {
 
  private:
   int num_tokens() const { return batch_.num_tokens; }
-  Fp8Activation u() const { return {ws_.u_codes, ws_.u_scales}; }
+  Fp8Activation u() const { return {ws_.u_codes, ws_.u_scales, ws_.u_values}; }
 
   // Streams → sub-layer input u, in bf16 and quantised, once what came before is in them.
   void enter(const CombineParams* combine, const MhcPostParams* post, const HyperConnectionWeights& hc, const HyperConnectionState& state,
@@ -115,7 +115,7 @@ class LayerRun {
                            config_.rms_norm_eps,
                            config_.hc_eps};
     const RmsNormParams norm{ws_.x, norm_weight, ws_.u, num_tokens(), config_.hidden_size, config_.rms_norm_eps};
-    const QuantizeParams quantize{ws_.u, ws_.u_codes, ws_.u_scales, num_tokens(), config_.hidden_size};
+    const QuantizeParams quantize{ws_.u, ws_.u_codes, ws_.u_scales, num_tokens(), config_.hidden_size, ws_.u_values};
     backend_.boundary({combine, post, &pre, &norm, &quantize});
   }
 

@@ -18,8 +18,7 @@ class WeightSource {
   // Matrices `name`.weight, with `name`.scale where they have scales, in the backend's layout for the op that reads them.
   virtual Bf16Weight gate(const std::string& name) = 0;  // router
   virtual Bf16Weight bf16(const std::string& name) = 0;  // linear_bf16, linear_fp32
-  virtual Fp8Weight fp8(const std::string& name) = 0;    // linear_fp8, shared_expert
-  virtual Fp8Weight grouped(const std::string& name, int num_groups) = 0;
+  virtual Fp8Weight fp8(const std::string& name) = 0;
   virtual ExpertMatrix expert(const std::string& name, ExpertFormat format, int rows, int cols) = 0;
 };
 

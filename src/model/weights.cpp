@@ -46,7 +46,7 @@ class BlockBuilder {
     weights.wq_a = source_.fp8(prefix + "wq_a");
     weights.wq_b = source_.fp8(prefix + "wq_b");
     weights.wkv = source_.fp8(prefix + "wkv");
-    weights.wo_a = source_.grouped(prefix + "wo_a", config_.o_groups);
+    weights.wo_a = source_.fp8(prefix + "wo_a");
     weights.wo_b = source_.fp8(prefix + "wo_b");
     weights.q_norm = array<Bf16>(prefix + "q_norm.weight");
     weights.kv_norm = array<Bf16>(prefix + "kv_norm.weight");
@@ -116,7 +116,6 @@ class CheckpointSource final : public WeightSource {
     return backend_.import_bf16({tensor.as<Bf16>(), rows(tensor), cols(tensor)});
   }
   Fp8Weight fp8(const std::string& name) override { return backend_.import_fp8(mapped_fp8(name)); }
-  Fp8Weight grouped(const std::string& name, int num_groups) override { return backend_.import_grouped(mapped_fp8(name), num_groups); }
   ExpertMatrix expert(const std::string& name, ExpertFormat format, int num_rows, int num_cols) override {
     const ExpertMatrix mapped = {checkpoint_.tensor(name + ".weight").as<uint8_t>(), checkpoint_.tensor(name + ".scale").as<uint8_t>()};
     return backend_.import_expert(mapped, format, num_rows, num_cols);

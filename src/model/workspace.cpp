@@ -39,14 +39,15 @@ int64_t Workspace::place(const ModelConfig& config, const WorkspaceSize& size, u
   const int64_t tokens = std::max(size.max_tokens, size.num_decode_rows);
   const int64_t hidden = config.hidden_size;
   const int64_t hc = config.hc_mult;
-  const auto take_codes = [&](uint8_t*& codes, uint8_t*& scales, int64_t rows, int64_t dim) {
+  const auto take_codes = [&](uint8_t*& codes, uint8_t*& scales, Bf16*& values, int64_t rows, int64_t dim) {
     carver.take(codes, rows * dim);
+    carver.take(values, rows * dim);
     carver.take(scales, rows * ((dim + kFp8Block - 1) / kFp8Block));
   };
   carver.take(streams, tokens * hc * hidden);
   carver.take(x, tokens * hidden);
   carver.take(u, tokens * hidden);
-  take_codes(u_codes, u_scales, tokens, hidden);
+  take_codes(u_codes, u_scales, u_values, tokens, hidden);
   for (HyperConnectionState* state : {&hc_attn, &hc_ffn}) {
     carver.take(state->post, tokens * hc);
     carver.take(state->comb, tokens * hc * hc);
@@ -55,7 +56,7 @@ int64_t Workspace::place(const ModelConfig& config, const WorkspaceSize& size, u
 
   carver.take(qa, tokens * config.q_lora_rank);
   carver.take(qr, tokens * config.q_lora_rank);
-  take_codes(qr_codes, qr_scales, tokens, config.q_lora_rank);
+  take_codes(qr_codes, qr_scales, qr_values, tokens, config.q_lora_rank);
   carver.take(q, tokens * config.num_attention_heads * config.head_dim);
   carver.take(kv, tokens * config.head_dim);
   carver.take(compressor_kv, tokens * 2 * config.head_dim);
@@ -64,7 +65,7 @@ int64_t Workspace::place(const ModelConfig& config, const WorkspaceSize& size, u
   carver.take(index_compressor_gate, tokens * 2 * config.index_head_dim);
   carver.take(attn, tokens * config.num_attention_heads * config.head_dim);
   carver.take(z, tokens * config.o_groups * config.o_lora_rank);
-  take_codes(z_codes, z_scales, tokens, static_cast<int64_t>(config.o_groups) * config.o_lora_rank);
+  take_codes(z_codes, z_scales, z_values, tokens, static_cast<int64_t>(config.o_groups) * config.o_lora_rank);
 
   carver.take(iq, tokens * config.index_n_heads * config.index_head_dim);
   carver.take(iq_codes, tokens * config.index_n_heads * config.index_head_dim / 2);
@@ -87,7 +88,7 @@ int64_t Workspace::place(const ModelConfig& config, const WorkspaceSize& size, u
     carver.take(mtp_streams, tokens * hc * hidden);
     carver.take(mtp_e, tokens * hidden);
     carver.take(mtp_g, tokens * hc * hidden);
-    take_codes(mtp_g_codes, mtp_g_scales, tokens * hc, hidden);
+    take_codes(mtp_g_codes, mtp_g_scales, mtp_g_values, tokens * hc, hidden);
   }
   return carver.used();
 }

@@ -32,6 +32,7 @@ struct Workspace {
   Bf16* u = nullptr;            // [T, d], sub-layer input
   uint8_t* u_codes = nullptr;   // [T, d]
   uint8_t* u_scales = nullptr;
+  Bf16* u_values = nullptr;      // [T, d]
   HyperConnectionState hc_attn;  // two, as the one is read while the other is written
   HyperConnectionState hc_ffn;
   Bf16* y = nullptr;  // [T, d], sub-layer output
@@ -40,6 +41,7 @@ struct Workspace {
   Bf16* qr = nullptr;           // [T, q_lora_rank]
   uint8_t* qr_codes = nullptr;  // [T, q_lora_rank]
   uint8_t* qr_scales = nullptr;
+  Bf16* qr_values = nullptr;       // [T, q_lora_rank]
   Bf16* q = nullptr;               // [T, num_heads, head_dim]
   Bf16* kv = nullptr;              // [T, head_dim]
   float* compressor_kv = nullptr;  // [T, width], main compressor
@@ -50,6 +52,7 @@ struct Workspace {
   Bf16* z = nullptr;           // [T, o_groups·o_lora_rank]
   uint8_t* z_codes = nullptr;  // [T, o_groups·o_lora_rank]
   uint8_t* z_scales = nullptr;
+  Bf16* z_values = nullptr;  // [T, o_groups·o_lora_rank]
 
   Bf16* iq = nullptr;           // [T, index_n_heads, index_head_dim]
   uint8_t* iq_codes = nullptr;  // [T, index_n_heads, index_head_dim/2]
@@ -69,6 +72,7 @@ struct Workspace {
   Bf16* mtp_g = nullptr;           // [T, hc, d]
   uint8_t* mtp_g_codes = nullptr;  // [T, hc, d]
   uint8_t* mtp_g_scales = nullptr;
+  Bf16* mtp_g_values = nullptr;  // [T, hc, d]
 
  private:
   // Assigns every pointer from `base` (nullptr: only counts) and returns the bytes used.

@@ -89,10 +89,9 @@ class Backend {
   // Make weights usable by the ops for the life of the backend; host backends return the weight itself, so its owner must outlive them. The
   // data is there after finish_imports(), up to which the host's must stay. Matrices may come back in a layout of the backend's own, so
   // each is imported for the op that reads it:
-  virtual const void* import_weight(const void* weight, size_t bytes) = 0;        // vectors, tables and the router's gate, as they are
-  virtual Fp8Weight import_fp8(const Fp8Weight& weight) = 0;                      // linear_fp8, shared_expert
-  virtual Fp8Weight import_grouped(const Fp8Weight& weight, int num_groups) = 0;  // grouped_linear
-  virtual Bf16Weight import_bf16(const Bf16Weight& weight) = 0;                   // linear_bf16, linear_fp32
+  virtual const void* import_weight(const void* weight, size_t bytes) = 0;  // vectors, tables and the router's gate, as they are
+  virtual Fp8Weight import_fp8(const Fp8Weight& weight) = 0;                // linear_fp8, grouped_linear, shared_expert
+  virtual Bf16Weight import_bf16(const Bf16Weight& weight) = 0;             // linear_bf16, linear_fp32
   virtual ExpertMatrix import_expert(const ExpertMatrix& weight, ExpertFormat format, int rows, int cols) = 0;  // experts
   // Waits until every import is there. Throws Error for what went wrong in one of them.
   virtual void finish_imports() = 0;
@@ -106,7 +105,6 @@ class Backend {
   // Standard deviation: `deviation` for a table, about 1/√cols for the others.
   virtual const Bf16* random_table(int rows, int cols, double deviation, uint64_t seed) = 0;
   virtual Fp8Weight random_fp8(int rows, int cols, uint64_t seed) = 0;
-  virtual Fp8Weight random_grouped(int rows, int cols, int num_groups, uint64_t seed) = 0;
   virtual Bf16Weight random_bf16(int rows, int cols, uint64_t seed) = 0;
   virtual ExpertMatrix random_expert(ExpertFormat format, int rows, int cols, uint64_t seed) = 0;
 

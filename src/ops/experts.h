@@ -31,8 +31,7 @@ struct ExpertsParams {
 // and lists of the pairs by expert.
 constexpr int64_t experts_scratch_bytes(int64_t num_tokens, int64_t num_selected, int64_t num_experts, int64_t intermediate_size) {
   const int64_t num_pairs = num_tokens * (num_selected + 1);
-  return num_pairs * (intermediate_size + (intermediate_size + kFp8Block - 1) / kFp8Block) + (4 * num_pairs + 8 * (num_experts + 2)) * 4 +
-         4096;
+  return num_pairs * intermediate_size * static_cast<int64_t>(sizeof(Bf16)) + (4 * num_pairs + 8 * (num_experts + 2)) * 4 + 4096;
 }
 
 }  // namespace dsv4

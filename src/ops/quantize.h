@@ -14,6 +14,7 @@ struct QuantizeParams {
   uint8_t* scales;  // ue8m0 [num_rows, ⌈dim/128⌉], out
   int num_rows;
   int dim;
+  Bf16* values = nullptr;  // [num_rows, dim], out on a GPU: code·scale, for Fp8Activation::values; nullptr: not wanted
 };
 
 }  // namespace dsv4

@@ -41,10 +41,12 @@ struct ExpertMatrix {
   const uint8_t* scales = nullptr;
 };
 
-// FP8 activations: e4m3 codes [rows, cols] with one ue8m0 scale per row and 128 columns (spec 3.3).
+// FP8 activations: e4m3 codes [rows, cols] with one ue8m0 scale per row and 128 columns (spec 3.3), and the same numbers once more as bf16,
+// which holds them exactly. The CPU reads the codes, a GPU multiplies the values.
 struct Fp8Activation {
   const uint8_t* codes = nullptr;   // [rows, cols]
   const uint8_t* scales = nullptr;  // [rows, ⌈cols/128⌉]
+  const Bf16* values = nullptr;     // [rows, cols], code·scale; only a GPU needs it
 };
 
 }  // namespace dsv4

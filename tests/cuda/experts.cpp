@@ -73,10 +73,12 @@ class ExpertData {
     };
     const std::vector<uint8_t> scratch(static_cast<size_t>(experts_scratch_bytes(count, p_.selected, p_.experts, p_.intermediate)));
     const DeviceArray<uint8_t> codes(backend, x_.codes), scales(backend, x_.scales), memory(backend, scratch);
+    const DeviceArray<Bf16> values(backend, x_.values());
     const DeviceArray<int32_t> experts(backend, pairs(experts_));
     const DeviceArray<float> weights(backend, pairs(weights_));
     const Fp8Activation x{codes.data() + static_cast<size_t>(first) * p_.hidden,
-                          scales.data() + static_cast<size_t>(first) * ceil_div(p_.hidden, 128)};
+                          scales.data() + static_cast<size_t>(first) * ceil_div(p_.hidden, 128),
+                          values.data() + static_cast<size_t>(first) * p_.hidden};
     std::vector<ExpertMatrix> tables[3];
     const ExpertFormat format = p_.fp8 ? ExpertFormat::kFp8 : ExpertFormat::kFp4;
     for (int i = 0; i < p_.experts * 3; ++i) {

@@ -19,7 +19,7 @@ TEST_F(GroupedLinearGpu, MultipliesEachGroupsColumns) {
        {Shape{2, 128, 256, 1}, Shape{8, 256, 4096, 2}, Shape{8, 128, 512, 37}, Shape{16, 128, 128, 130}}) {
     const Fp8Matrix matrix(random, groups * group_rows, cols);
     const Bf16Matrix x(random, tokens * groups, cols);
-    const Fp8Weight weight = gpu().import_grouped(matrix.view(), groups);
+    const Fp8Weight weight = gpu().import_fp8(matrix.view());
     gpu().finish_imports();
     const DeviceArray<Bf16> input(gpu(), x.data);
     DeviceArray<Bf16> out(gpu(), static_cast<size_t>(tokens) * groups * group_rows);

@@ -18,14 +18,10 @@ class LinearFp8Gpu : public GpuTest {
   }
 
   static std::vector<Bf16> run(const Fp8Rows& x, const Fp8Weight& weight, int first_token, int num_tokens) {
-    const DeviceArray<uint8_t> codes(gpu(), x.codes), scales(gpu(), x.scales);
+    const DeviceArray<Bf16> values(gpu(), x.values());
     DeviceArray<Bf16> out(gpu(), static_cast<size_t>(num_tokens) * weight.rows);
-    const int blocks = ceil_div(weight.cols, 128);
-    gpu().linear_fp8(
-        {{codes.data() + static_cast<size_t>(first_token) * weight.cols, scales.data() + static_cast<size_t>(first_token) * blocks},
-         weight,
-         out.data(),
-         num_tokens});
+    const Bf16* first = values.data() + static_cast<size_t>(first_token) * weight.cols;
+    gpu().linear_fp8({{nullptr, nullptr, first}, weight, out.data(), num_tokens});
     return out.host();
   }
 };
@@ -85,7 +81,7 @@ TEST_F(LinearFp8Gpu, GroupsMixFormats) {
     const Bf16Matrix fp32_weight(random, 192, kCols), narrow(random, 2, kCols), bf16_weight(random, 64, kCols);
     const Fp8Rows x8(random, tokens, kCols);
     const Bf16Matrix x16(random, tokens, kCols);
-    const DeviceArray<uint8_t> codes(gpu(), x8.codes), scales(gpu(), x8.scales);
+    const DeviceArray<Bf16> values(gpu(), x8.values());
     const DeviceArray<Bf16> x(gpu(), x16.data);
     const Fp8Weight a = import(fp8_a), b = import(fp8_b);
     const Bf16Weight c = gpu().import_bf16(fp32_weight.view()), d = gpu().import_bf16(narrow.view()),
@@ -95,8 +91,8 @@ TEST_F(LinearFp8Gpu, GroupsMixFormats) {
       const size_t n = static_cast<size_t>(tokens);
       DeviceArray<Bf16> out_a(gpu(), n * 256), out_b(gpu(), n * 128), out_d(gpu(), n * 2), out_e(gpu(), n * 64);
       DeviceArray<float> out_c(gpu(), n * 192);
-      const LinearFp8Params fp8[] = {{{codes.data(), scales.data()}, a, out_a.data(), tokens},
-                                     {{codes.data(), scales.data()}, b, out_b.data(), tokens}};
+      const LinearFp8Params fp8[] = {{{nullptr, nullptr, values.data()}, a, out_a.data(), tokens},
+                                     {{nullptr, nullptr, values.data()}, b, out_b.data(), tokens}};
       const LinearBf16Params bf16[] = {{x.data(), d, out_d.data(), tokens, 0.011f}, {x.data(), e, out_e.data(), tokens, 1.0f}};
       const LinearFp32Params fp32[] = {{x.data(), c, out_c.data(), tokens}};
       if (grouped) {
@@ -114,9 +110,9 @@ TEST_F(LinearFp8Gpu, GroupsMixFormats) {
         ASSERT_NEAR(value, other, 2e-2 * std::fabs(other) + 1e-3) << name << " " << i << ", " << tokens << " tokens";
       }
     };
-    const auto floats = [](const std::vector<Bf16>& values) {
+    const auto floats = [](const std::vector<Bf16>& bf16_values) {
       std::vector<float> converted;
-      for (Bf16 value : values) converted.push_back(to_float(value));
+      for (Bf16 value : bf16_values) converted.push_back(to_float(value));
       return converted;
     };
     close(floats(std::get<0>(grouped)), floats(std::get<0>(single)), "a");

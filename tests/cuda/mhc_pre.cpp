@@ -2,6 +2,7 @@
 #include "ops/mhc_pre.h"
 
 #include "base/error.h"
+#include "support/matrices.h"
 #include "support/mhc_case.h"
 
 namespace dsv4 {
@@ -33,6 +34,7 @@ class MhcPreGpu : public test::GpuTest {
     }
     EXPECT_TRUE(test::nearly_same_bf16(actual.u, expected.u));
     EXPECT_TRUE(test::quantizes(actual.u, actual.codes, actual.scales));
+    EXPECT_TRUE(test::same_bytes(actual.values, test::fp8_values(actual.codes, actual.scales, input.hidden_size)));
     size_t num_different = 0;
     for (size_t i = 0; i < actual.scales.size(); ++i) num_different += actual.scales[i] == expected.scales[i] ? 0 : 1;
     EXPECT_LE(num_different, actual.scales.size() / 100 + 1);

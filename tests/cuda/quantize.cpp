@@ -4,6 +4,7 @@
 #include "cuda/support/gpu.h"
 #include "ops/weight.h"
 #include "support/compare.h"
+#include "support/matrices.h"
 #include "support/random_data.h"
 
 namespace dsv4 {
@@ -17,11 +18,13 @@ class QuantizeGpu : public test::GpuTest {
     const size_t num_scales = static_cast<size_t>(num_rows) * ceil_div(dim, kFp8Block);
     const DeviceArray<Bf16> gpu_x(gpu(), x);
     const DeviceArray<uint8_t> codes(gpu(), x.size()), scales(gpu(), num_scales);
-    gpu().quantize({gpu_x.data(), codes.data(), scales.data(), num_rows, dim});
+    const DeviceArray<Bf16> values(gpu(), x.size());
+    gpu().quantize({gpu_x.data(), codes.data(), scales.data(), num_rows, dim, values.data()});
     std::vector<uint8_t> expected_codes(x.size()), expected_scales(num_scales);
     cpu::quantize({x.data(), expected_codes.data(), expected_scales.data(), num_rows, dim});
     EXPECT_TRUE(test::same_bytes(codes.host(), expected_codes)) << num_rows << " rows of " << dim;
     EXPECT_TRUE(test::same_bytes(scales.host(), expected_scales)) << num_rows << " rows of " << dim;
+    EXPECT_TRUE(test::same_bytes(values.host(), test::fp8_values(expected_codes, expected_scales, dim))) << num_rows << " rows of " << dim;
   }
 };
 

@@ -3,6 +3,7 @@
 #include "backend/cpu/ops.h"
 #include "cuda/support/gpu.h"
 #include "support/compare.h"
+#include "support/matrices.h"
 #include "support/random_data.h"
 
 namespace dsv4 {
@@ -50,10 +51,10 @@ TEST_F(RmsNormGpu, WithQuantisationEqualsTheTwoOps) {
     for (const int num_rows : {1, 6}) {
       const size_t count = static_cast<size_t>(num_rows) * dim, num_scales = static_cast<size_t>(num_rows) * ceil_div(dim, kFp8Block);
       const std::vector<Bf16> x = test::random_bf16(random, count, 20.0f), weight = test::random_bf16(random, dim);
-      const DeviceArray<Bf16> gpu_x(gpu(), x), gpu_weight(gpu(), weight), out(gpu(), count);
+      const DeviceArray<Bf16> gpu_x(gpu(), x), gpu_weight(gpu(), weight), out(gpu(), count), values(gpu(), count);
       const DeviceArray<uint8_t> codes(gpu(), count), scales(gpu(), num_scales);
-      gpu().norm_quantize(
-          {{gpu_x.data(), gpu_weight.data(), out.data(), num_rows, dim, kEps}, {out.data(), codes.data(), scales.data(), num_rows, dim}});
+      gpu().norm_quantize({{gpu_x.data(), gpu_weight.data(), out.data(), num_rows, dim, kEps},
+                           {out.data(), codes.data(), scales.data(), num_rows, dim, values.data()}});
       std::vector<Bf16> expected(count);
       std::vector<uint8_t> expected_codes(count), expected_scales(num_scales);
       cpu::rms_norm({x.data(), weight.data(), expected.data(), num_rows, dim, kEps});
@@ -61,6 +62,8 @@ TEST_F(RmsNormGpu, WithQuantisationEqualsTheTwoOps) {
       EXPECT_TRUE(test::same_bytes(out.host(), expected)) << num_rows << " rows of " << dim;
       EXPECT_TRUE(test::same_bytes(codes.host(), expected_codes)) << num_rows << " rows of " << dim;
       EXPECT_TRUE(test::same_bytes(scales.host(), expected_scales)) << num_rows << " rows of " << dim;
+      EXPECT_TRUE(test::same_bytes(values.host(), test::fp8_values(expected_codes, expected_scales, dim)))
+          << num_rows << " rows of " << dim;
     }
   }
 }

@@ -40,12 +40,6 @@ TEST_F(WeightTiles, Fp8) {
   EXPECT_EQ(packed(WeightLayout::kFp8Tile, matrix, fp8_tile_offset), test::reference_fp8_tiles(matrix));
 }
 
-TEST_F(WeightTiles, Fp8ForBf16) {
-  const std::vector<uint8_t> codes = test::random_bytes(random_, kRows * kCols);
-  const HostMatrix matrix{codes.data(), kRows, kCols};
-  EXPECT_EQ(packed(WeightLayout::kFp8ForBf16Tile, matrix, fp8_for_bf16_tile_offset), test::reference_fp8_for_bf16_tiles(matrix));
-}
-
 TEST_F(WeightTiles, Bf16) {
   const std::vector<uint8_t> values = test::random_bytes(random_, kRows * kCols * 2);
   const HostMatrix matrix{values.data(), kRows, kCols, 2};
@@ -56,16 +50,17 @@ TEST_F(WeightTiles, Fp4) {
   const std::vector<uint8_t> codes = test::random_bytes(random_, kRows * kCols / 2);
   const std::vector<uint8_t> scales = test::random_bytes(random_, kRows * kCols / 32);
   std::vector<uint8_t> bytes(static_cast<size_t>(packed_bytes(WeightLayout::kFp4Tile, kRows, kCols)));
-  const auto two_bytes = [&](int row, int col) {
+  // Four codes of a k16 step: columns col, col + 1, col + 8, col + 9.
+  const auto four_codes = [&](int row, int col) {
     const size_t at = (static_cast<size_t>(row) * kCols + static_cast<size_t>(col)) / 2;
-    return static_cast<uint32_t>(codes[at] | codes[at + 1] << 8);
+    return static_cast<uint32_t>(codes[at] | codes[at + 4] << 8);
   };
   for (int row = 0; row < kRows; ++row) {
     for (int col = 0; col < kCols; col += 32) {
       const int step = col % 128 / 32;
       const auto tile = static_cast<size_t>(tile_offset(WeightLayout::kFp4Tile, kCols, row, col));
       for (int q = 0; q < 4; ++q) {
-        const uint32_t word = fp4_word(two_bytes(row, col + 4 * q), two_bytes(row, col + 16 + 4 * q));
+        const uint32_t word = fp4_word(four_codes(row, col + 2 * q), four_codes(row, col + 16 + 2 * q));
         std::memcpy(&bytes.at(tile + static_cast<size_t>(fp4_tile_word_offset(row % 64, step, q))), &word, sizeof(word));
       }
       bytes.at(tile + static_cast<size_t>(fp4_tile_scale_offset(row % 64, step))) = scales[static_cast<size_t>(row * kCols + col) / 32];

@@ -81,10 +81,23 @@ struct Bf16Matrix {
   double at(int row, int col) const { return to_float(data[static_cast<size_t>(row) * cols + col]); }
 };
 
+// code·scale of rows of e4m3 codes with a scale per row and 128 columns, as bf16 (Fp8Activation::values): exact.
+inline std::vector<Bf16> fp8_values(const std::vector<uint8_t>& codes, const std::vector<uint8_t>& scales, int cols) {
+  std::vector<Bf16> values;
+  for (size_t i = 0; i < codes.size(); ++i) {
+    const size_t row = i / static_cast<size_t>(cols), col = i % static_cast<size_t>(cols);
+    const double scale = ue8m0_to_float(scales[row * static_cast<size_t>(ceil_div(cols, 128)) + col / 128]);
+    values.push_back(to_bf16(static_cast<float>(scale * e4m3_to_float(codes[i]))));
+  }
+  return values;
+}
+
 // FP8 activations: one scale per row and 128 columns.
 struct Fp8Rows {
   int rows, cols;
   std::vector<uint8_t> codes, scales;
+
+  std::vector<Bf16> values() const { return fp8_values(codes, scales, cols); }
 
   Fp8Rows(Random& random, int num_rows, int num_cols)
       : rows(num_rows),

@@ -59,7 +59,6 @@ class CpuBackend final : public Backend {
   size_t free_memory() const override { return 0; }
   const void* import_weight(const void* weight, size_t) override { return weight; }
   Fp8Weight import_fp8(const Fp8Weight& weight) override { return weight; }
-  Fp8Weight import_grouped(const Fp8Weight& weight, int) override { return weight; }
   Bf16Weight import_bf16(const Bf16Weight& weight) override { return weight; }
   ExpertMatrix import_expert(const ExpertMatrix& weight, ExpertFormat, int, int) override { return weight; }
   void finish_imports() override {}
@@ -73,7 +72,6 @@ class CpuBackend final : public Backend {
     const auto* codes = static_cast<const uint8_t*>(random_memory(elements(rows, cols), kRandomFp8Codes, seed));
     return {codes, random_scale_array(ceil_div(rows, kFp8Block), ceil_div(cols, kFp8Block), cols, kRandomFp8Deviation, seed), rows, cols};
   }
-  Fp8Weight random_grouped(int rows, int cols, int, uint64_t seed) override { return random_fp8(rows, cols, seed); }
   Bf16Weight random_bf16(int rows, int cols, uint64_t seed) override {
     return {random_table(rows, cols, 1.0 / std::sqrt(static_cast<double>(cols)), seed), rows, cols};
   }

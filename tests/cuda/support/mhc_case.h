@@ -30,6 +30,7 @@ struct BoundaryOutputs {
   std::vector<Bf16> y, streams, x, u;
   std::vector<float> post, comb;
   std::vector<uint8_t> codes, scales;
+  std::vector<Bf16> values;  // of the codes
 };
 
 // Random inputs of a boundary between two sub-layers.
@@ -83,7 +84,7 @@ struct BoundaryCase {
     const DeviceArray<Bf16> device_y = parts.combine ? DeviceArray<Bf16>(backend, tokens * dim) : DeviceArray<Bf16>(backend, y);
     const DeviceArray<float> device_post(backend, post), device_comb(backend, comb), device_fn(backend, fn), device_base(backend, base),
         device_scale(backend, scale);
-    const DeviceArray<Bf16> x(backend, tokens * dim), u(backend, tokens * dim);
+    const DeviceArray<Bf16> x(backend, tokens * dim), u(backend, tokens * dim), values(backend, tokens * dim);
     const DeviceArray<float> next_post(backend, tokens * 4), next_comb(backend, tokens * 16);
     const DeviceArray<uint8_t> codes(backend, tokens * dim), scales(backend, tokens * (dim / 128));
 
@@ -105,7 +106,7 @@ struct BoundaryCase {
                                1e-6f,
                                1e-6f};
     const RmsNormParams norm{x.data(), device_weight.data(), u.data(), num_tokens, hidden_size, 1e-6f};
-    const QuantizeParams quantize{u.data(), codes.data(), scales.data(), num_tokens, hidden_size};
+    const QuantizeParams quantize{u.data(), codes.data(), scales.data(), num_tokens, hidden_size, values.data()};
     if (parts.pre && !parts.norm) {  // not a group: the norm belongs to it
       if (parts.combine) backend.combine(combine);
       if (parts.post) backend.mhc_post(mhc_post);
@@ -114,7 +115,8 @@ struct BoundaryCase {
       backend.boundary({parts.combine ? &combine : nullptr, parts.post ? &mhc_post : nullptr, parts.pre ? &mhc_pre : nullptr,
                         parts.pre ? &norm : nullptr, parts.pre ? &quantize : nullptr});
     }
-    return {device_y.host(), device_streams.host(), x.host(), u.host(), next_post.host(), next_comb.host(), codes.host(), scales.host()};
+    return {device_y.host(),  device_streams.host(), x.host(),      u.host(),     next_post.host(),
+            next_comb.host(), codes.host(),          scales.host(), values.host()};
   }
 
   int num_tokens;

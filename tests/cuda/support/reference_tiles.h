@@ -36,19 +36,6 @@ inline std::vector<uint8_t> reference_fp8_tiles(const HostMatrix& matrix) {
     for (int warp = 0; warp < 4; ++warp)
       for (int step = 0; step < 4; ++step)
         for (int lane = 0; lane < 32; ++lane)
-          for (int col : {32 * step + 4 * (lane % 4), 32 * step + 16 + 4 * (lane % 4)})
-            for (int row : {16 * warp + lane / 4, 16 * warp + lane / 4 + 8})
-              for (int i = 0; i < 4; ++i) packed.push_back(matrix.byte(row0 + row, col0 + col + i));
-  });
-  return packed;
-}
-
-inline std::vector<uint8_t> reference_fp8_for_bf16_tiles(const HostMatrix& matrix) {
-  std::vector<uint8_t> packed;
-  for_tiles(matrix.rows, matrix.cols, 128, [&](int row0, int col0) {
-    for (int warp = 0; warp < 4; ++warp)
-      for (int step = 0; step < 4; ++step)
-        for (int lane = 0; lane < 32; ++lane)
           for (int eight_columns = 0; eight_columns < 4; ++eight_columns)  // 0 and 1 are one k16 step, 2 and 3 the other
             for (int row : {16 * warp + lane / 4, 16 * warp + lane / 4 + 8})
               for (int i = 0; i < 2; ++i)
@@ -84,8 +71,9 @@ inline std::vector<uint8_t> reference_fp4_tiles(const uint8_t* codes, const uint
             for (int row : {16 * warp + lane / 4, 16 * warp + lane / 4 + 8}) {
               uint32_t word = 0;
               for (int i = 0; i < 4; ++i) {
-                const uint32_t first = code(row0 + row, col0 + 32 * step + 4 * (lane % 4) + i);
-                const uint32_t last = code(row0 + row, col0 + 32 * step + 16 + 4 * (lane % 4) + i);
+                const int column = i / 2 * 8 + 2 * (lane % 4) + i % 2;
+                const uint32_t first = code(row0 + row, col0 + 32 * step + column);
+                const uint32_t last = code(row0 + row, col0 + 32 * step + 16 + column);
                 word += (first % 8) << (4 * i);
                 word += (last % 8) << (16 + 4 * i);
                 word += (first / 8) << (8 * i + 3);

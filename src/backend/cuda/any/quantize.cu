@@ -1,6 +1,7 @@
 // FP8 quantisation of activations in blocks of 128 columns.
 //
-// A thread holds 8 columns, 16 neighbouring lanes a block; CTA (row, part) covers 1024 columns. Bytes per row: 3·dim + dim/128.
+// A thread holds 8 columns, 16 neighbouring lanes a block; CTA (row, part) covers 1024 columns. Bytes per row: 3·dim + dim/128, 2·dim more
+// with values.
 #include "backend/cuda/block/quantize.h"
 #include "backend/cuda/ops.h"
 #include "backend/cuda/ptx/grid.h"
@@ -24,6 +25,7 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(const QuantizeParams
   const uint2 codes = quantize_fp8x8<kBlockLanes>(x, scale_code);
   if (!inside) return;
   *reinterpret_cast<uint2*>(params.codes + offset) = codes;
+  if (params.values != nullptr) store_chunk(params.values + offset, fp8x8_values(codes, scale_code));
   if (column % kFp8Block == 0) params.scales[row * ceil_div(params.dim, kFp8Block) + column / kFp8Block] = static_cast<uint8_t>(scale_code);
 }
 

@@ -2,7 +2,7 @@
 //
 // One CTA per row: the row is staged in shared memory; warp 0 adds the squares in the order of the CPU backend (48 steps for 1536 columns,
 // 0.3 µs), all threads scale, round and store 8 columns each, and 16 neighbouring lanes hold a block of 128 for the quantisation.
-// Bytes per row: 4·dim, plus dim·(1 + 1/128) with codes.
+// Bytes per row: 4·dim, plus dim·(1 + 1/128) with codes and 2·dim with values.
 #include "backend/cuda/block/ordered_sum.h"
 #include "backend/cuda/block/quantize.h"
 #include "backend/cuda/ops.h"
@@ -19,6 +19,7 @@ struct NormArguments {
   RmsNormParams norm;
   uint8_t* codes;  // e4m3 [num_rows, dim], or nullptr
   uint8_t* scales;
+  Bf16* values;  // or nullptr
 };
 
 __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const NormArguments arguments) {
@@ -54,6 +55,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const NormArguments 
     const uint2 codes = quantize_fp8x8<kBlockLanes>(x, scale_code);
     if (!inside) continue;
     *reinterpret_cast<uint2*>(arguments.codes + row_offset + column) = codes;
+    if (arguments.values != nullptr) store_chunk(arguments.values + row_offset + column, fp8x8_values(codes, scale_code));
     if (column % kFp8Block == 0) arguments.scales[row * ceil_div(dim, kFp8Block) + column / kFp8Block] = static_cast<uint8_t>(scale_code);
   }
 }
@@ -67,7 +69,7 @@ void launch_norm(Context& context, const char* op, const NormArguments& argument
 }  // namespace
 
 void rms_norm(Context& context, const RmsNormParams& params) {
-  launch_norm(context, "rms_norm", {params, nullptr, nullptr});
+  launch_norm(context, "rms_norm", {params, nullptr, nullptr, nullptr});
 }
 
 void norm_quantize(Context& context, const NormQuantizeParams& params) {
@@ -75,7 +77,7 @@ void norm_quantize(Context& context, const NormQuantizeParams& params) {
     fail_line("norm_quantize: quantises %d rows of %d, expected the norm's result: %d rows of %d", params.quantize.num_rows,
               params.quantize.dim, params.norm.num_rows, params.norm.dim);
   }
-  launch_norm(context, "norm_quantize", {params.norm, params.quantize.codes, params.quantize.scales});
+  launch_norm(context, "norm_quantize", {params.norm, params.quantize.codes, params.quantize.scales, params.quantize.values});
 }
 
 }  // namespace dsv4::cuda

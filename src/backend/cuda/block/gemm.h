@@ -6,7 +6,7 @@
 //
 //   producer warpgroup (threads 256 … 383)               consumer warpgroups 0 and 1 (threads 0 … 255), 64 weight rows each
 //   bulk copy of 2 weight tiles (block/weight_tiles.h)   full[s]: A from the tile to registers, FP8 and FP4 widened to bf16 there
-//   activations to bf16 rows, 128-byte swizzled     ->   4 or 8 wgmma, B = activations in shared memory
+//   cp.async of kTokens bf16 rows, 128-byte swizzled ->  4 or 8 wgmma, B = activations in shared memory
 //   empty[s] <-                                          fp32 promotion with the weight's scale
 //
 // A stage is one K block: 128 values of FP8 or FP4 weights, 64 of bf16. FP8 and FP4 operands are multiplied as bf16, which holds their
@@ -26,12 +26,11 @@
 
 namespace dsv4::cuda {
 
-// How the operands of a product are stored.
+// How the weights of a product are stored; activations are bf16.
 enum class Product : uint8_t {
-  kFp8,        // e4m3 tiles with a scale per 128 rows × 128 of K; e4m3 activations with a scale per 128 of K
-  kFp4,        // e2m1 tiles with a scale per row and 32 of K; the same activations
-  kBf16,       // bf16 tiles; bf16 activations
-  kFp8ByBf16,  // e4m3 tiles as in kFp8, in another order; bf16 activations
+  kFp8,   // e4m3 tiles with a scale per 128 rows × 128 of K
+  kFp4,   // e2m1 tiles with a scale per row and 32 of K
+  kBf16,  // bf16 tiles
 };
 
 inline constexpr int kGemmRows = 128;          // weight rows of a CTA
@@ -40,15 +39,14 @@ inline constexpr int kGemmThreads = 384;       // and those that load
 inline constexpr int kGemmMaxBlocks = 64;      // K blocks with scales that a CTA can take
 inline constexpr int kGemmSubtiles = 2;        // 128-byte column groups of bf16 activations in a stage
 inline constexpr int kProducerRegisters = 88;  // of 65,536 for 384 threads: 88 + 2·208 per triple
-inline constexpr int kConsumerRegisters = 192;
+inline constexpr int kConsumerRegisters = 224;
 inline constexpr int kPartialPitch = kGemmRows + 4;  // floats from one token's sums to the next: no bank conflicts
 
 // What one CTA multiplies: `num_blocks` K blocks from the first of its share on.
 struct GemmOperands {
   const uint8_t* tiles[2];          // the consumers' tiles of the first K block; further blocks follow; nullptr: no rows
-  const uint8_t* weight_scales[2];  // kFp8, kFp8ByBf16: ue8m0 of each K block
+  const uint8_t* weight_scales[2];  // kFp8: ue8m0 of each K block
   const uint8_t* x;                 // activations, row 0, first K block
-  const uint8_t* x_scales;          // kFp8, kFp4: ue8m0, row 0, first K block
   uint32_t x_row_bytes;             // num_rows · x_row_bytes stays below 4 GiB
   int num_blocks;
 };
@@ -125,22 +123,6 @@ __device__ __forceinline__ void gemm_prefetch(Shared& shared, const GemmOperands
   }
 }
 
-// Sixteen e4m3 codes of one row times 2^(scale − 127) to bf16, exact, in the order in which kFp8 and kFp4 tiles have their columns: a
-// thread's four neighbouring columns 4q … 4q + 3 stand where wgmma has columns 2q, 2q + 1, 2q + 8, 2q + 9.
-__device__ __forceinline__ void widen_activations(uint4 codes, uint32_t scale, uint4& low, uint4& high) {
-  const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
-  const uint32_t factor = bf16_scale_pair(scale);
-  uint32_t pairs[4][2];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    e4m3x4_to_bf16(words[i], pairs[i]);
-    pairs[i][0] = multiply_bf16x2(pairs[i][0], factor);
-    pairs[i][1] = multiply_bf16x2(pairs[i][1], factor);
-  }
-  low = {pairs[0][0], pairs[1][0], pairs[2][0], pairs[3][0]};
-  high = {pairs[0][1], pairs[1][1], pairs[2][1], pairs[3][1]};
-}
-
 // A producer thread's share of a K block: chunk `chunk` of kRows rows.
 template <int kTokens>
 struct ProducerRows {
@@ -175,10 +157,11 @@ __device__ __forceinline__ void enter_stage(Shared& shared, const GemmOperands& 
   if (leader && !(prefetched && block < Shared::kStages)) load_tiles(shared, operands, tile_bytes, block, stage);
 }
 
-// The producer warpgroup with bf16 activations, kSubtiles·64 columns per K block. `row_of(i)`: activation row of column i, or −1: zeros.
+// The producer warpgroup: weight tiles, and kSubtiles·64 columns of the activations per K block. `row_of(i)`: activation row of column i,
+// or −1: zeros. `prefetched`: gemm_prefetch was called.
 template <int kSubtiles, int kTokens, class RowOf>
-__device__ __forceinline__ void gemm_produce_bf16(GemmShared<kTokens>& shared, const GemmOperands& operands, uint32_t tile_bytes,
-                                                  const RowOf& row_of, bool prefetched) {
+__device__ __forceinline__ void gemm_produce(GemmShared<kTokens>& shared, const GemmOperands& operands, uint32_t tile_bytes,
+                                             const RowOf& row_of, bool prefetched) {
   using Shared = GemmShared<kTokens>;
   const ProducerRows<kTokens> mine = producer_rows<kTokens>(operands, row_of);
   const int group = (static_cast<int>(threadIdx.x) - kGemmConsumers) / Shared::kLoadThreads;
@@ -201,52 +184,6 @@ __device__ __forceinline__ void gemm_produce_bf16(GemmShared<kTokens>& shared, c
   __syncwarp();
 }
 
-// The same with e4m3 activations, 128 columns per K block, widened on the way. The next block's codes are fetched while this one's wait.
-template <int kTokens, class RowOf>
-__device__ __forceinline__ void gemm_produce_fp8(GemmShared<kTokens>& shared, const GemmOperands& operands, uint32_t tile_bytes,
-                                                 const RowOf& row_of, bool prefetched) {
-  using Shared = GemmShared<kTokens>;
-  constexpr int kRows = ProducerRows<kTokens>::kRows;
-  const ProducerRows<kTokens> mine = producer_rows<kTokens>(operands, row_of);
-  constexpr int kBatch = kRows < 4 ? kRows : 4;  // rows in registers at a time
-  uint4 codes[kBatch];
-  uint32_t scales[kBatch];
-  const auto fetch = [&](int block, int first) {
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const uint32_t offset = mine.offsets[first + i];
-      const bool valid = block < operands.num_blocks && offset != ProducerRows<kTokens>::kNone;
-      codes[i] = valid ? *reinterpret_cast<const uint4*>(operands.x + (offset + block * 128)) : uint4{0, 0, 0, 0};
-      scales[i] = valid ? operands.x_scales[offset / 128 + block] : 127;  // a row's scales stand as its K blocks do
-    }
-  };
-  const int group = (static_cast<int>(threadIdx.x) - kGemmConsumers) / Shared::kLoadThreads;
-  const int half = mine.chunk / 4;  // 64-column subtile; the other half writes its two pieces in the other order: no bank conflicts
-  fetch(group, 0);
-  for (int block = group; block < operands.num_blocks; block += Shared::kLoadGroups) {
-    const int stage = block % Shared::kStages;
-    enter_stage(shared, operands, tile_bytes, block, prefetched);
-    uint8_t* tile = shared.x[stage][half];
-#pragma unroll
-    for (int first = 0; first < kRows; first += kBatch) {
-      if (first > 0) fetch(block, first);
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const int column = mine.first + (first + i) * ProducerRows<kTokens>::kRowsAtOnce;
-        uint4 pieces[2];
-        widen_activations(codes[i], scales[i], pieces[0], pieces[1]);
-        const int place = mine.chunk % 4 * 2;
-        *reinterpret_cast<uint4*>(tile + swizzled_offset(column, place + half)) = half == 0 ? pieces[0] : pieces[1];
-        *reinterpret_cast<uint4*>(tile + swizzled_offset(column, place + 1 - half)) = half == 0 ? pieces[1] : pieces[0];
-      }
-    }
-    ptx::fence_async_proxy();
-    ptx::mbarrier_arrive(&shared.full[stage]);
-    fetch(block + Shared::kLoadGroups, 0);
-  }
-  __syncwarp();
-}
-
 // Scales of this CTA's weights; called by the consumers before gemm_consume. Ends with a barrier among them.
 template <int kTokens>
 __device__ __forceinline__ void gemm_load_scales(GemmShared<kTokens>& shared, const GemmOperands& operands) {
@@ -262,8 +199,7 @@ __device__ __forceinline__ void gemm_load_scales(GemmShared<kTokens>& shared, co
 // Fragments of A, bf16, of the eight k16 steps of a tile of 128 columns.
 using WideFragments = uint32_t[8][4];
 
-// Of a kFp8Tile (columns as widen_activations has them) or a kFp8ForBf16Tile (columns in place).
-template <bool kInPlace>
+// Of a kFp8Tile, without its scale.
 __device__ __forceinline__ void widen_fp8_tile(const uint8_t* tile, WideFragments& a) {
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32 % 4;
@@ -275,9 +211,8 @@ __device__ __forceinline__ void widen_fp8_tile(const uint8_t* tile, WideFragment
     for (int i = 0; i < 4; ++i) {
       uint32_t pair[2];
       e4m3x4_to_bf16(words[i], pair);
-      const int step = 2 * chunk + i / 2;
-      a[step][kInPlace ? i % 2 * 2 : i % 2] = pair[0];
-      a[step][kInPlace ? i % 2 * 2 + 1 : i % 2 + 2] = pair[1];
+      a[2 * chunk + i / 2][i % 2 * 2] = pair[0];
+      a[2 * chunk + i / 2][i % 2 * 2 + 1] = pair[1];
     }
   }
 }
@@ -300,7 +235,7 @@ __device__ __forceinline__ void widen_fp4_tile(const uint8_t* tile, WideFragment
       const uint32_t factor = bf16_scale_pair(codes >> (8 * step) & 0xff);
       const uint32_t word = packed[step][half];
 #pragma unroll
-      for (int part = 0; part < 2; ++part) {  // columns 0 … 15 and 16 … 31 of the step
+      for (int part = 0; part < 2; ++part) {  // k16 steps
         const uint32_t magnitudes = (part == 0 ? word : word >> 16) & 0x7777u;
         const uint32_t signs = (part == 0 ? word << 4 : word) & 0x80808080u;
         const uint32_t high = __byte_perm(kHighBytes[0], kHighBytes[1], magnitudes) | signs;
@@ -334,7 +269,7 @@ __device__ __forceinline__ void gemm_consume(GemmShared<kTokens>& shared, int nu
   for (int block = 0; block < num_blocks; ++block) {
     const int stage = block % Shared::kStages;
     ptx::mbarrier_wait(&shared.full[stage], block / Shared::kStages & 1);
-    ptx::fence_async_proxy();  // activations may have come by ordinary writes
+    ptx::fence_async_proxy();  // cp.async writes are ordinary ones
     const uint8_t* tile = shared.tiles[stage][warpgroup];
     uint32_t a[kSteps][4];
     if constexpr (kProduct == Product::kFp4) {
@@ -349,7 +284,7 @@ __device__ __forceinline__ void gemm_consume(GemmShared<kTokens>& shared, int nu
         a[step][3] = words.w;
       }
     } else {
-      widen_fp8_tile<kProduct == Product::kFp8ByBf16>(tile, a);
+      widen_fp8_tile(tile, a);
     }
     fence_accumulators(acc);
     ptx::wgmma_fence();
@@ -365,8 +300,7 @@ __device__ __forceinline__ void gemm_consume(GemmShared<kTokens>& shared, int nu
     if (lane == 0) ptx::mbarrier_arrive(&shared.empty[stage]);
 
     if (block % kPromoteBlocks != kPromoteBlocks - 1 && block + 1 != num_blocks) continue;
-    const bool scaled = kProduct == Product::kFp8 || kProduct == Product::kFp8ByBf16;
-    const float scale = scaled ? shared.weight_scales[warpgroup][block] : 1.0f;
+    const float scale = kProduct == Product::kFp8 ? shared.weight_scales[warpgroup][block] : 1.0f;
 #pragma unroll
     for (int i = 0; i < kTokens / 2; ++i) total[i] += acc[i] * scale;
   }

@@ -28,6 +28,16 @@ __device__ __forceinline__ uint2 quantize_fp8x8(const float (&x)[kChunk], uint32
   return {pairs[0] | (pairs[1] << 16), pairs[2] | (pairs[3] << 16)};
 }
 
+// The values of eight codes under a scale, as bf16: exact.
+__device__ __forceinline__ uint4 fp8x8_values(uint2 codes, uint32_t scale_code) {
+  const uint32_t factor = bf16_scale_pair(scale_code);
+  uint32_t low[2], high[2];
+  e4m3x4_to_bf16(codes.x, low);
+  e4m3x4_to_bf16(codes.y, high);
+  return {multiply_bf16x2(low[0], factor), multiply_bf16x2(low[1], factor), multiply_bf16x2(high[0], factor),
+          multiply_bf16x2(high[1], factor)};
+}
+
 // ue8m0 code of the FP4 scale of a block with maximum magnitude `amax` (spec 3.4): 2^⌈log2(max(amax, 6·2^-126)/6)⌉ by bits.
 __device__ __forceinline__ uint32_t fp4_scale_code(float amax) {
   const uint32_t bits = __float_as_uint(__fmul_rn(fmaxf(amax, 6.0f * 0x1p-126f), 1.0f / 6.0f));

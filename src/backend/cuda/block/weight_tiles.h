@@ -5,31 +5,27 @@
 // stored tile row after tile row, column blocks ascending within. In a tile a warp w of four takes rows 16w … 16w + 15, and every lane
 // finds the 16 bytes of an mma.m16n8 fragment's A operand together: [warp 0..3][step][lane 0..31][16 bytes], where lane = 4g + q.
 //
-//   kFp8Tile         e4m3, m16n8k32: step j of 4 has columns 32j …; words: (row g, columns 4q…+3), (row g + 8, the same),
-//                    (row g, columns 16 + 4q…+3), (row g + 8, those)
-//   kFp8ForBf16Tile  e4m3, to be widened for m16n8k16: step j of 4 has columns 32j … as two k16 steps s; bytes 8s: (row g, columns
-//                    16s + 2q, +1), (row g + 8, the same), (row g, columns 16s + 8 + 2q, +1), (row g + 8, those)
-//   kBf16Tile        bf16, m16n8k16: step j of 4 has columns 16j …; words: (row g, columns 2q, +1), (row g + 8, the same),
-//                    (row g, columns 8 + 2q, +1), (row g + 8, those)
-//   kFp4Tile         e2m1, to be widened to kFp8Tile's words: two steps of 32 columns share a chunk c of 2; words: (step 2c, row g),
-//                    (step 2c, row g + 8), (step 2c + 1, row g), (step 2c + 1, row g + 8), each an fp4_word(); after the 4096 bytes of
-//                    codes, the ue8m0 scales [64 rows][4 groups of 32 columns]
+//   kFp8Tile   e4m3, to be widened for m16n8k16: step j of 4 has columns 32j … as two k16 steps s; bytes 8s: (row g, columns 16s + 2q, +1),
+//              (row g + 8, the same), (row g, columns 16s + 8 + 2q, +1), (row g + 8, those)
+//   kBf16Tile  bf16, m16n8k16: step j of 4 has columns 16j …; words: (row g, columns 2q, +1), (row g + 8, the same),
+//              (row g, columns 8 + 2q, +1), (row g + 8, those)
+//   kFp4Tile   e2m1, to be widened for m16n8k16: two steps of 32 columns share a chunk c of 2; words: (step 2c, row g), (step 2c, row g +
+//   8),
+//              (step 2c + 1, row g), (step 2c + 1, row g + 8), each an fp4_word() of columns 2q, +1, 8 + 2q, +1 of the step's two k16
+//              steps; after the 4096 bytes of codes, the ue8m0 scales [64 rows][4 groups of 32 columns]
 #pragma once
 
 #include <cstdint>
 
 namespace dsv4::cuda {
 
-enum class WeightLayout : uint8_t { kFp8Tile, kFp8ForBf16Tile, kBf16Tile, kFp4Tile };
+enum class WeightLayout : uint8_t { kFp8Tile, kBf16Tile, kFp4Tile };
 
 inline constexpr int kTileRows = 64;
 inline constexpr int kTileBytes = 8192;  // of every layout but kFp4Tile
 inline constexpr int kFp4TileCodeBytes = 4096;
 inline constexpr int kFp4TileScaleBytes = 256;
 inline constexpr int kFp4TileBytes = kFp4TileCodeBytes + kFp4TileScaleBytes;
-
-// Scales of one row of an FP4 tile span at most 2^14, so that all its values are e4m3 codes under one scale (spec 3.5).
-inline constexpr int kMaxFp4ScaleSpan = 14;
 
 constexpr int tile_cols(WeightLayout layout) {
   return layout == WeightLayout::kBf16Tile ? 64 : 128;
@@ -61,10 +57,6 @@ constexpr int lane_offset(int num_steps, int warp, int step, int g, int q) {
 
 // Byte offset inside its tile of element (row, col), both inside the tile.
 constexpr int fp8_tile_offset(int row, int col) {
-  const int word = 2 * (col % 32 / 16) + row % 16 / 8;
-  return lane_offset(4, row / 16, col / 32, row % 8, col % 16 / 4) + 4 * word + col % 4;
-}
-constexpr int fp8_for_bf16_tile_offset(int row, int col) {
   const int pair = 4 * (col % 32 / 16) + 2 * (col % 16 / 8) + row % 16 / 8;
   return lane_offset(4, row / 16, col / 32, row % 8, col % 8 / 2) + 2 * pair + col % 2;
 }
@@ -73,7 +65,7 @@ constexpr int bf16_tile_offset(int row, int col) {
   return lane_offset(4, row / 16, col / 16, row % 8, col % 8 / 2) + 4 * word + 2 * (col % 2);
 }
 
-// Byte offset of the word with columns 32·step + 4q…+3 and 32·step + 16 + 4q…+3 of a row, and of the scale of a row's columns 32·step ….
+// Byte offset of the word with the columns of a lane q in step `step` of a row, and of the scale of a row's columns 32·step ….
 constexpr int fp4_tile_word_offset(int row, int step, int q) {
   const int word = 2 * (step % 2) + row % 16 / 8;
   return lane_offset(2, row / 16, step / 2, row % 8, q) + 4 * word;
@@ -82,9 +74,9 @@ constexpr int fp4_tile_scale_offset(int row, int step) {
   return kFp4TileCodeBytes + 4 * row + step;
 }
 
-// Eight e2m1 codes in the order that widens to two e4m3 words with masks and shifts: the magnitude (3 bits) of the first four at bits
-// 4i, of the last four at bits 16 + 4i; the sign of the first four at bits 8i + 3, of the last four at bits 8i + 7. `first`, `last`:
-// four codes each, the lowest column in the lowest four bits, as the checkpoint has them.
+// Eight e2m1 codes in the order that widens with byte permutations, masks and shifts: the magnitude (3 bits) of the first four at bits 4i,
+// of the last four at bits 16 + 4i; the sign of the first four at bits 8i + 3, of the last four at bits 8i + 7. `first`, `last`: four codes
+// each, one k16 step's columns 2q, 2q + 1, 8 + 2q, 9 + 2q, the first in the lowest four bits.
 constexpr uint32_t fp4_word(uint32_t first, uint32_t last) {
   uint32_t word = (first & 0x7777u) | (last & 0x7777u) << 16;
   for (int i = 0; i < 4; ++i) {

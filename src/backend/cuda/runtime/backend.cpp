@@ -127,7 +127,6 @@ class CudaBackend final : public Backend {
 
   const void* import_weight(const void* weight, size_t bytes) override { return loader_->import_array(weight, bytes); }
   Fp8Weight import_fp8(const Fp8Weight& weight) override { return import_codes(WeightLayout::kFp8Tile, weight); }
-  Fp8Weight import_grouped(const Fp8Weight& weight, int) override { return import_codes(WeightLayout::kFp8ForBf16Tile, weight); }
   Bf16Weight import_bf16(const Bf16Weight& weight) override {
     const uint8_t* tiles = loader_->import_matrix(WeightLayout::kBf16Tile, weight.data, nullptr, weight.rows, weight.cols);
     return {reinterpret_cast<const Bf16*>(tiles), weight.rows, weight.cols};
@@ -149,9 +148,6 @@ class CudaBackend final : public Backend {
     return reinterpret_cast<const Bf16*>(random_array(bytes, random_bf16_values(deviation), seed));
   }
   Fp8Weight random_fp8(int rows, int cols, uint64_t seed) override { return random_codes(WeightLayout::kFp8Tile, rows, cols, seed); }
-  Fp8Weight random_grouped(int rows, int cols, int, uint64_t seed) override {
-    return random_codes(WeightLayout::kFp8ForBf16Tile, rows, cols, seed);
-  }
   Bf16Weight random_bf16(int rows, int cols, uint64_t seed) override {
     const auto bytes = static_cast<size_t>(packed_bytes(WeightLayout::kBf16Tile, rows, cols));
     const RandomWords values = random_bf16_values(1.0 / std::sqrt(static_cast<double>(cols)));

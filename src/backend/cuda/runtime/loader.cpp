@@ -68,7 +68,7 @@ class Slot {
   }
 
   // After wait(): sends a batch on its way.
-  void run(const LoadBatch& batch, ScaleFault* fault) {
+  void run(const LoadBatch& batch) {
     for (const LoadPiece& piece : batch.pieces) {
       read_ahead(piece.data, piece.data_bytes);
       read_ahead(piece.scales, piece.scale_bytes);
@@ -84,7 +84,7 @@ class Slot {
               "cudaMemcpyAsync", "loading weights");
       } else {
         repack(context_, {piece.layout, device_ + piece.data_offset, device_ + piece.scale_offset, piece.out, piece.rows, piece.cols,
-                          piece.first_row, piece.num_rows, fault});
+                          piece.first_row, piece.num_rows});
       }
     }
     check(cudaEventRecord(done_, context_.stream), "cudaEventRecord", "loading weights");
@@ -113,7 +113,6 @@ Loader::Loader(int device_idx, int num_sms) : device_idx_(device_idx), num_sms_(
 
 Loader::~Loader() {
   cancel();
-  cudaFree(fault_);
 }
 
 const uint8_t* Loader::import_array(const void* data, size_t bytes) {
@@ -189,11 +188,6 @@ void Loader::submit_open_batch() {
 
 // One for every batch until there are enough: a small model needs little pinned memory.
 void Loader::start_worker() {
-  if (fault_ == nullptr) {
-    check(cudaMalloc(&fault_, sizeof(ScaleFault)), "cudaMalloc", "loading weights");
-    check(cudaMemset(fault_, 0, sizeof(ScaleFault)), "cudaMemset", "loading weights");
-    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize", "loading weights");
-  }
   {
     const std::lock_guard lock(mutex_);
     ++num_running_;
@@ -232,7 +226,7 @@ void Loader::work() {
       std::optional<Slot>& slot = slots[slot_idx];
       wait(slot);
       if (!slot.has_value()) slot.emplace(num_sms_);
-      slot->run(*batch, fault_);
+      slot->run(*batch);
       slot_idx = 1 - slot_idx;
     }
     wait(slots[slot_idx]);
@@ -278,7 +272,6 @@ void Loader::finish() {
   stop_workers();
   if (error_ != nullptr) std::rethrow_exception(std::exchange(error_, nullptr));
   report_progress();
-  check_scale_fault();
 }
 
 void Loader::cancel() noexcept {
@@ -304,18 +297,6 @@ void Loader::report_progress() {
     bytes_done = bytes_done_;
   }
   if (progress_) progress_(bytes_done);
-}
-
-void Loader::check_scale_fault() {
-  ScaleFault fault{};
-  check(cudaMemcpy(&fault, fault_, sizeof(fault), cudaMemcpyDeviceToHost), "cudaMemcpy", "loading weights");
-  if (fault.found == 0) return;
-  check(cudaMemset(fault_, 0, sizeof(ScaleFault)), "cudaMemset", "loading weights");
-  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize", "loading weights");
-  fail(
-      "an FP4 expert matrix of shape [{},{}]: row {}, columns {} to {}: the largest scale is 2^{} times the smallest, at most 2^{} can be "
-      "computed exactly",
-      fault.rows, fault.cols, fault.row, fault.col, fault.col + tile_cols(WeightLayout::kFp4Tile) - 1, fault.span, kMaxFp4ScaleSpan);
 }
 
 }  // namespace dsv4::cuda

@@ -22,8 +22,6 @@
 
 namespace dsv4::cuda {
 
-struct ScaleFault;
-
 // Part of an import that lies in one batch.
 struct LoadPiece {
   bool is_array = false;          // copied as it is; otherwise rows of a matrix
@@ -78,7 +76,6 @@ class Loader {
   void start_worker();
   void stop_workers() noexcept;
   void report_progress();
-  void check_scale_fault();
 
   void work();
   std::optional<LoadBatch> next_batch();
@@ -86,7 +83,6 @@ class Loader {
   const int device_idx_;
   const int num_sms_;
   Arena arena_;
-  ScaleFault* fault_ = nullptr;  // device
   LoadBatch open_batch_;
   std::function<void(int64_t)> progress_;
   std::vector<std::thread> workers_;

@@ -9,7 +9,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kTileRowBytes = 128;  // of a source row, in every layout but FP4
 constexpr int kTileRowWords = kTileRowBytes / 4;
-constexpr int kFp4StepsPerTile = 4;
 constexpr int kFp4WordsPerRow = 16;  // 4 steps × 4 lanes
 
 // Rows that one launch repacks: a RepackParams for the kernel.
@@ -42,38 +41,19 @@ __global__ void __launch_bounds__(kThreads) repack_kernel(Source source, uint8_t
       const uint8_t* begin = source.codes + source_row * source.row_bytes + tile_col * kTileRowBytes;
       word = reinterpret_cast<const uint32_t*>(begin)[word_idx];
     }
-    if constexpr (kLayout == WeightLayout::kFp8Tile) {
-      *reinterpret_cast<uint32_t*>(tile + fp8_tile_offset(row, 4 * word_idx)) = word;
-    } else if constexpr (kLayout == WeightLayout::kBf16Tile) {
+    if constexpr (kLayout == WeightLayout::kBf16Tile) {
       *reinterpret_cast<uint32_t*>(tile + bf16_tile_offset(row, 2 * word_idx)) = word;
     } else {
-      *reinterpret_cast<uint16_t*>(tile + fp8_for_bf16_tile_offset(row, 4 * word_idx)) = static_cast<uint16_t>(word);
-      *reinterpret_cast<uint16_t*>(tile + fp8_for_bf16_tile_offset(row, 4 * word_idx + 2)) = static_cast<uint16_t>(word >> 16);
+      *reinterpret_cast<uint16_t*>(tile + fp8_tile_offset(row, 4 * word_idx)) = static_cast<uint16_t>(word);
+      *reinterpret_cast<uint16_t*>(tile + fp8_tile_offset(row, 4 * word_idx + 2)) = static_cast<uint16_t>(word >> 16);
     }
   }
   __syncthreads();
   write_tile(out + int64_t{blockIdx.x} * kTileBytes, tile, kTileBytes);
 }
 
-// Notes a row whose four scales of this tile span too much; the first to come is kept.
-__device__ void check_span(uint32_t scales, ScaleFault* fault, const ScaleFault& here) {
-  int low = 255;
-  int high = 0;
-  for (int step = 0; step < kFp4StepsPerTile; ++step) {
-    const int scale = static_cast<int>(scales >> (8 * step) & 0xffu);
-    low = min(low, scale);
-    high = max(high, scale);
-  }
-  if (high - low <= kMaxFp4ScaleSpan || atomicCAS(&fault->found, 0, 1) != 0) return;
-  fault->rows = here.rows;
-  fault->cols = here.cols;
-  fault->row = here.row;
-  fault->col = here.col;
-  fault->span = high - low;
-}
-
-// The same for FP4; `here` has the shape of the matrix, and the row that `source` begins with.
-__global__ void __launch_bounds__(kThreads) repack_fp4_kernel(Source source, uint8_t* out, ScaleFault* fault, ScaleFault here) {
+// The same for FP4.
+__global__ void __launch_bounds__(kThreads) repack_fp4_kernel(Source source, uint8_t* out) {
   __shared__ alignas(16) uint8_t tile[kFp4TileBytes];
   const int tile_row = static_cast<int>(blockIdx.x) / source.tiles_per_row;
   const int tile_col = static_cast<int>(blockIdx.x) % source.tiles_per_row;
@@ -84,9 +64,9 @@ __global__ void __launch_bounds__(kThreads) repack_fp4_kernel(Source source, uin
     const int source_row = tile_row * kTileRows + row;
     uint32_t word = 0;
     if (source_row < source.num_rows) {
-      // Two columns a byte: 16 bytes of a step, of which this word has two at 2q and two at 8 + 2q.
-      const uint8_t* begin = source.codes + source_row * source.row_bytes + tile_col * (kTileRowBytes / 2) + 16 * step + 2 * q;
-      word = fp4_word(*reinterpret_cast<const uint16_t*>(begin), *reinterpret_cast<const uint16_t*>(begin + 8));
+      // Two columns a byte: 16 bytes of a step, of which this word has those at q, 4 + q (first k16 step), 8 + q and 12 + q.
+      const uint8_t* begin = source.codes + source_row * source.row_bytes + tile_col * (kTileRowBytes / 2) + 16 * step + q;
+      word = fp4_word(begin[0] | begin[4] << 8, begin[8] | begin[12] << 8);
     }
     *reinterpret_cast<uint32_t*>(tile + fp4_tile_word_offset(row, step, q)) = word;
   }
@@ -96,7 +76,6 @@ __global__ void __launch_bounds__(kThreads) repack_fp4_kernel(Source source, uin
     uint32_t scales = 0;
     if (source_row < source.num_rows) {
       scales = reinterpret_cast<const uint32_t*>(source.scales)[int64_t{source_row} * source.tiles_per_row + tile_col];
-      check_span(scales, fault, {0, here.rows, here.cols, here.row + source_row, tile_col * tile_cols(WeightLayout::kFp4Tile), 0});
     }
     *reinterpret_cast<uint32_t*>(tile + fp4_tile_scale_offset(row, 0)) = scales;
   }
@@ -145,13 +124,10 @@ void repack(Context& context, const RepackParams& params) {
   switch (params.layout) {
     case WeightLayout::kFp8Tile:
       return launch(context, kOp, repack_kernel<WeightLayout::kFp8Tile>, config, source, out);
-    case WeightLayout::kFp8ForBf16Tile:
-      return launch(context, kOp, repack_kernel<WeightLayout::kFp8ForBf16Tile>, config, source, out);
     case WeightLayout::kBf16Tile:
       return launch(context, kOp, repack_kernel<WeightLayout::kBf16Tile>, config, source, out);
     case WeightLayout::kFp4Tile:
-      return launch(context, kOp, repack_fp4_kernel, config, source, out, params.fault,
-                    ScaleFault{0, params.rows, params.cols, params.first_row, 0, 0});
+      return launch(context, kOp, repack_fp4_kernel, config, source, out);
   }
 }
 

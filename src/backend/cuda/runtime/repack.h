@@ -9,16 +9,6 @@
 
 namespace dsv4::cuda {
 
-// The first FP4 row found whose scales span too much; in device memory, zero before.
-struct ScaleFault {
-  int32_t found;
-  int32_t rows;  // of the matrix
-  int32_t cols;
-  int32_t row;
-  int32_t col;   // the first of the 128 columns
-  int32_t span;  // the largest scale is 2^span times the smallest
-};
-
 // Rows of a matrix, all columns.
 struct RepackParams {
   WeightLayout layout;
@@ -29,7 +19,6 @@ struct RepackParams {
   int cols;               // a multiple of tile_cols(layout)
   int first_row;          // a multiple of kTileRows
   int num_rows;           // a multiple of kTileRows, or up to the last row
-  ScaleFault* fault;      // device; kFp4Tile alone
 };
 
 void repack(Context& context, const RepackParams& params);

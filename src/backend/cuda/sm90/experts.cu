@@ -11,6 +11,7 @@
 #include "backend/cuda/block/linear.h"
 #include "backend/cuda/block/reduce.h"
 #include "backend/cuda/ops.h"
+#include "backend/cuda/tune/linear.h"
 
 namespace dsv4::cuda {
 namespace {
@@ -34,8 +35,7 @@ struct ExpertArguments {
   Fp8Activation x;
   const float* weights;
   ExpertPlan plan;
-  uint8_t* h_codes;   // [num_pairs + num_tokens, intermediate_size]: routed by position in pairs, then the shared expert's by token
-  uint8_t* h_scales;  // [num_pairs + num_tokens, intermediate_size/128]
+  Bf16* h;  // quantised [num_pairs + num_tokens, intermediate_size]: routed by position in pairs, then the shared expert's by token
   Bf16* routed_out;
   Bf16* shared_out;
   int num_tokens;
@@ -148,16 +148,16 @@ __device__ __forceinline__ void finish_up(GemmShared<kTokens>& shared, const Exp
     if (lane == 0) shared.amax[column] = amax;
   }
   ptx::cluster_sync();
-  const int num_blocks = arguments.intermediate_size / 128;
   for (int column = warp; consumer && column < tile.count; column += kGemmConsumers / 32) {
     const float other = ptx::load_cluster(ptx::map_shared(&shared.amax[column], rank ^ 1));
     const uint32_t code = fp8_scale_code(fmaxf(shared.amax[column], other));
     const float inverse = inverse_scale(code);
     const float2 h = reinterpret_cast<const float2*>(shared.partial() + column * kPartialPitch)[lane];
     const size_t row = static_cast<size_t>(tile.shared_expert ? arguments.num_pairs : 0) + tile.first + column;
-    uint8_t* codes = arguments.h_codes + row * arguments.intermediate_size + h_block * 128 + rank * 64;
-    reinterpret_cast<uint16_t*>(codes)[lane] = ptx::convert_e4m3x2(h.y * inverse, h.x * inverse);
-    if (rank == 0 && lane == 0) arguments.h_scales[row * num_blocks + h_block] = static_cast<uint8_t>(code);
+    uint32_t values[2];
+    e4m3x4_to_bf16(ptx::convert_e4m3x2(h.y * inverse, h.x * inverse), values);
+    Bf16* out = arguments.h + row * arguments.intermediate_size + h_block * 128 + rank * 64;
+    reinterpret_cast<uint32_t*>(out)[lane] = multiply_bf16x2(values[0], bf16_scale_pair(code));
   }
   ptx::cluster_sync();  // the other CTA may still read amax
 }
@@ -189,9 +189,8 @@ __global__ __launch_bounds__(kGemmThreads,
   operands.tiles[1] = expert_tiles(w3.codes, 2 * h_block + rank, num_blocks, tile_bytes);
   operands.weight_scales[0] = fp8 ? w1.scales + static_cast<size_t>(h_block) * num_blocks : nullptr;
   operands.weight_scales[1] = fp8 ? w3.scales + static_cast<size_t>(h_block) * num_blocks : nullptr;
-  operands.x = arguments.x.codes;
-  operands.x_scales = arguments.x.scales;
-  operands.x_row_bytes = static_cast<uint32_t>(arguments.hidden_size);
+  operands.x = reinterpret_cast<const uint8_t*>(arguments.x.values);
+  operands.x_row_bytes = static_cast<uint32_t>(arguments.hidden_size) * sizeof(Bf16);
   operands.num_blocks = num_blocks;
   const int num_selected = arguments.num_selected;
   const int32_t* pairs = arguments.plan.pairs;
@@ -201,7 +200,7 @@ __global__ __launch_bounds__(kGemmThreads,
   };
   if (threadIdx.x >= kGemmConsumers) {
     if constexpr (gemm_ctas_per_sm(kTokens) == 1) ptx::decrease_registers<kProducerRegisters>();
-    gemm_produce_fp8(shared, operands, tile_bytes, row_of, false);
+    gemm_produce<2>(shared, operands, tile_bytes, row_of, false);
   } else {
     if constexpr (gemm_ctas_per_sm(kTokens) == 1) ptx::increase_registers<kConsumerRegisters>();
     gemm_load_scales(shared, operands);
@@ -234,15 +233,14 @@ __global__ __launch_bounds__(kGemmThreads,
   operands.tiles[0] = expert_tiles(w2.codes, 2 * row_tile, num_blocks, tile_bytes);
   operands.tiles[1] = expert_tiles(w2.codes, 2 * row_tile + 1, num_blocks, tile_bytes);
   operands.weight_scales[0] = operands.weight_scales[1] = fp8 ? w2.scales + static_cast<size_t>(row_tile) * num_blocks : nullptr;
-  operands.x = arguments.h_codes;
-  operands.x_scales = arguments.h_scales;
-  operands.x_row_bytes = static_cast<uint32_t>(arguments.intermediate_size);
+  operands.x = reinterpret_cast<const uint8_t*>(arguments.h);
+  operands.x_row_bytes = static_cast<uint32_t>(arguments.intermediate_size) * sizeof(Bf16);
   operands.num_blocks = num_blocks;
   const int first_row = (tile.shared_expert ? arguments.num_pairs : 0) + tile.first;
   const auto row_of = [=](int column) { return column < tile.count ? first_row + column : -1; };
   if (threadIdx.x >= kGemmConsumers) {
     if constexpr (gemm_ctas_per_sm(kTokens) == 1) ptx::decrease_registers<kProducerRegisters>();
-    gemm_produce_fp8(shared, operands, tile_bytes, row_of, false);
+    gemm_produce<2>(shared, operands, tile_bytes, row_of, false);
     return;
   }
   if constexpr (gemm_ctas_per_sm(kTokens) == 1) ptx::increase_registers<kConsumerRegisters>();
@@ -275,8 +273,7 @@ void place_scratch(ExpertArguments& arguments, void* scratch) {
   arguments.plan.tile_first = reinterpret_cast<int32_t*>(take(pairs * sizeof(int32_t)));
   arguments.plan.tile_count = reinterpret_cast<int32_t*>(take(pairs * sizeof(int32_t)));
   arguments.plan.pairs = reinterpret_cast<int32_t*>(take(pairs * sizeof(int32_t)));
-  arguments.h_codes = take(rows * static_cast<size_t>(arguments.intermediate_size));
-  arguments.h_scales = take(rows * static_cast<size_t>(arguments.intermediate_size / 128));
+  arguments.h = reinterpret_cast<Bf16*>(take(rows * static_cast<size_t>(arguments.intermediate_size) * sizeof(Bf16)));
 }
 
 template <int kTokens>
@@ -334,6 +331,7 @@ void run_experts(Context& context, const char* op, const ExpertsParams* routed, 
   if (num_experts > kPlanThreads) fail_line("%s: %d experts, expected at most %d", op, num_experts, kPlanThreads);
   void* scratch = routed != nullptr ? routed->scratch : shared->scratch;
   if (scratch == nullptr) fail_line("%s: no scratch memory", op);
+  if (arguments.x.values == nullptr) fail_line("%s: activations without values", op);
   place_scratch(arguments, scratch);
 
   const int num_columns = routed != nullptr ? arguments.num_pairs : arguments.num_tokens;

@@ -13,7 +13,7 @@ void grouped_linear(Context& context, const GroupedLinearParams& params) {
   arguments.num_segments = 1;
   arguments.num_tokens = params.num_tokens;
   LinearSegment& segment = arguments.segments[0];
-  segment.product = Product::kFp8ByBf16;
+  segment.product = Product::kFp8;
   segment.tiles = params.weight.codes;
   segment.scales = params.weight.scales;
   segment.x = reinterpret_cast<const uint8_t*>(params.x);
@@ -24,7 +24,7 @@ void grouped_linear(Context& context, const GroupedLinearParams& params) {
   segment.rows = params.weight.rows;
   segment.num_blocks = params.weight.cols / 128;
   segment.out_scale = 1.0f;
-  launch_linear<true>(context, "grouped_linear", arguments);
+  launch_linear(context, "grouped_linear", arguments);
 }
 
 }  // namespace dsv4::cuda

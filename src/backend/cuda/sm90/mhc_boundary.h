@@ -44,6 +44,7 @@ struct MhcBoundary {
   // quantize
   uint8_t* codes = nullptr;
   uint8_t* scales = nullptr;
+  Bf16* values = nullptr;
 
   Bf16* streams = nullptr;  // [num_tokens, 4, hidden_size], written by mhc_post only
   int num_tokens = 0;
