@@ -33,13 +33,15 @@ enum class Product : uint8_t {
   kBf16,  // bf16 tiles
 };
 
-inline constexpr int kGemmRows = 128;          // weight rows of a CTA
-inline constexpr int kGemmConsumers = 256;     // threads that multiply
-inline constexpr int kGemmThreads = 384;       // and those that load
-inline constexpr int kGemmMaxBlocks = 64;      // K blocks with scales that a CTA can take
-inline constexpr int kGemmSubtiles = 2;        // 128-byte column groups of bf16 activations in a stage
-inline constexpr int kProducerRegisters = 88;  // of 65,536 for 384 threads: 88 + 2·208 per triple
+inline constexpr int kGemmRows = 128;       // weight rows of a CTA
+inline constexpr int kGemmConsumers = 256;  // threads that multiply
+inline constexpr int kGemmThreads = 384;    // and those that load
+inline constexpr int kGemmMaxBlocks = 64;   // K blocks with scales that a CTA can take
+inline constexpr int kGemmSubtiles = 2;     // 128-byte column groups of bf16 activations in a stage
+// Registers per thread of each role. A kernel of 384 threads starts with 168 each; asking for more in all hangs it.
+inline constexpr int kProducerRegisters = 56;
 inline constexpr int kConsumerRegisters = 224;
+static_assert(kProducerRegisters + 2 * kConsumerRegisters <= 3 * 168);
 inline constexpr int kPartialPitch = kGemmRows + 4;  // floats from one token's sums to the next: no bank conflicts
 
 // What one CTA multiplies: `num_blocks` K blocks from the first of its share on.
