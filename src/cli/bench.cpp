@@ -219,7 +219,7 @@ EngineOptions step_engine_options(const StepBenchArguments& arguments, const Env
   } else {
     options.max_sequences = largest(arguments.batches);
     options.max_context = static_cast<int>(context);
-    options.step_tokens = std::max(options.max_sequences, options.step_tokens);
+    options.step_tokens = std::max(options.max_sequences, default_step_tokens(options.device, options.max_sequences));
   }
   return options;
 }

@@ -15,7 +15,8 @@ namespace {
 constexpr uint64_t kDummySeed = 1;
 constexpr int kLogitsBuffers = 3;  // the model's, those kept, those drawn from
 
-const EngineOptions& checked(const EngineOptions& options) {
+EngineOptions checked(EngineOptions options) {
+  if (options.step_tokens == 0) options.step_tokens = default_step_tokens(options.device, options.max_sequences);
   require(options.max_sequences >= 1 && options.max_sequences <= 4096, "sequences: {}, expected 1 to 4096", options.max_sequences);
   require(options.step_tokens >= 1 && options.step_tokens <= 65536, "step tokens: {}, expected 1 to 65536", options.step_tokens);
   return options;
@@ -67,6 +68,13 @@ size_t logits_bytes(const EngineOptions& options, const ModelConfig& config) {
 }
 
 }  // namespace
+
+int default_step_tokens(const std::string& device, int max_sequences) {
+  constexpr int kLeast = 512, kMostOnGpu = 4096;
+  constexpr int kRingTokens = 65536;  // of all sequences
+  if (device == "cpu") return kLeast;
+  return std::clamp(kRingTokens / std::max(max_sequences, 1), kLeast, kMostOnGpu);
+}
 
 Engine::Engine(const EngineOptions& options)
     : options_(checked(options)),

@@ -466,5 +466,14 @@ TEST(Engine, AFullContextWorksToItsLastToken) {
   EXPECT_NE(error_of([&] { engine.feed(id, std::span(tokens).first(1)); }), "no error");
 }
 
+TEST(Engine, ChunksOfPromptsSuitTheDevice) {
+  EXPECT_EQ(default_step_tokens("cpu", 1), 512);
+  EXPECT_EQ(default_step_tokens("cuda", 1), 4096);
+  EXPECT_EQ(default_step_tokens("cuda:1", 64), 1024);
+  EXPECT_EQ(default_step_tokens("cuda", 4096), 512);
+  EngineOptions options = mini_options(1, 0);
+  EXPECT_EQ(Engine(options).options().step_tokens, 512);
+}
+
 }  // namespace
 }  // namespace dsv4
