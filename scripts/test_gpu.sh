@@ -10,6 +10,9 @@ program=build/cuda/bin/test_cuda
 # The sanitizers make a kernel many times slower: whole models, long rows and large caches are left to the plain run.
 op_tests='*Gpu.*-EngineGpu.*:ModelGpu.*:MiniOnGpu.*:LoaderGpu.*'
 op_tests+=':*AboveFourGiB*:*FullVocabulary*:*ProductionShapes*:*LongRow*:*ManyRows*:*EveryClusterSize*:*HiddenSizes*:*TokenCounts*'
+# racecheck follows every access of shared memory: of the tests that repeat a kernel in many sizes, one size is enough.
+race_tests=$op_tests':*TokensAlone*:*RowsDoNotDependOnTheBatch*:*DotProducts*:*IsExact*:*IsAnFp32Product*:*RoundsTheSum*'
+race_tests+=':MhcHeadGpu.MatchesCpu:*Parity*:*KeyCounts*:*WindowOf*:*EveryCode*:*HeadsOf*:*ChunkByChunk*:SampleGpu.*'
 
 stage_tests() {
   if [ "$build" = yes ] && command -v ctest >/dev/null; then
@@ -26,10 +29,10 @@ sanitize() {
     echo "test_gpu: no compute-sanitizer on this machine (it comes with the CUDA toolkit)" >&2
     return 1
   fi
-  "$sanitizer" --tool "$1" --error-exitcode 9 "$program" --gtest_filter="$op_tests"
+  "$sanitizer" --tool "$1" --error-exitcode 9 "$program" --gtest_filter="$2"
 }
-stage_memcheck() { sanitize memcheck; }
-stage_racecheck() { sanitize racecheck; }
+stage_memcheck() { sanitize memcheck "$op_tests"; }
+stage_racecheck() { sanitize racecheck "$race_tests"; }
 
 build=yes
 stages=()

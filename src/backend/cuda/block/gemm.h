@@ -99,7 +99,7 @@ __device__ __forceinline__ void gemm_init(Shared& shared) {
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Shared::kStages; ++stage) {
       ptx::mbarrier_init(&shared.full[stage], Shared::kLoadThreads + 1);  // the loading threads, and the bulk copies' bytes
-      ptx::mbarrier_init(&shared.empty[stage], kGemmConsumers / 32);      // every consumer warp
+      ptx::mbarrier_init(&shared.empty[stage], kGemmConsumers);
     }
     ptx::fence_barrier_init();
   }
@@ -298,8 +298,7 @@ __device__ __forceinline__ void gemm_consume(GemmShared<kTokens>& shared, int nu
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<0>();
     fence_accumulators(acc);
-    __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(&shared.empty[stage]);
+    ptx::mbarrier_arrive(&shared.empty[stage]);
 
     if (block % kPromoteBlocks != kPromoteBlocks - 1 && block + 1 != num_blocks) continue;
     const float scale = kProduct == Product::kFp8 ? shared.weight_scales[warpgroup][block] : 1.0f;

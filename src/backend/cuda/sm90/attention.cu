@@ -397,8 +397,7 @@ __device__ __forceinline__ void consume(const Arguments& args, const Work& work,
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<0>();
     fence_operands(o);
-    __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(&shared.empty[stage]);
+    ptx::mbarrier_arrive(&shared.empty[stage]);
   }
 
   // No consumer reads keys any more, and the producer has no tile left: O takes their place.
@@ -500,7 +499,7 @@ __global__ void __launch_bounds__(Shape<kDim>::kThreads, 1) attention_kernel(con
   if (thread == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
       ptx::mbarrier_init(&shared.full[stage], kGroupThreads);
-      ptx::mbarrier_init(&shared.empty[stage], S::kConsumers / 32);
+      ptx::mbarrier_init(&shared.empty[stage], S::kConsumers);
     }
     ptx::fence_barrier_init();
   }
