@@ -63,6 +63,9 @@ TEST_F(MhcPreGpu, HiddenSizes) {
 TEST_F(MhcPreGpu, TokenCounts) {
   for (const int num_tokens : {1, 2, 7, 8, 9, 16, 33, 150}) expect_matches_cpu(BoundaryCase(num_tokens, 256), {});
   for (const int num_tokens : {1, 64, 141}) expect_matches_cpu(BoundaryCase(num_tokens, 4096, 6, 2), {});
+  BoundaryParts without_norm;  // several tiles per cluster, as above, with one cluster barrier per tile
+  without_norm.norm = false;
+  expect_matches_cpu(BoundaryCase(141, 4096, 6, 2), without_norm);
 }
 
 TEST_F(MhcPreGpu, LongRowsOfOneCta) {

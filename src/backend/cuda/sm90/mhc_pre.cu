@@ -7,15 +7,15 @@
 // all 4 streams; C is the largest of 16, 8, 4, 2, 1 that leaves whole blocks of 128 columns, so it depends on d alone.
 //   jobs       a warp takes 128 columns of a token, a lane 4 of them in all streams: combine, post, later collapse, norm, quantize
 //   products   m16n8k16 on tensor cores, 16 tokens × 24 mixes; fn is split into three bf16 parts (exact), the streams are bf16. The CTA's
-//              4·d/C products per mix go to the 16 warps in units of 32, 2 units of each warp stand in registers and shared memory before
-//              the streams come (d = 4096: all there are); where there are more than 2 units per warp they are fetched again for each tile
+//              4·d/C columns go to the 16 warps in units of 32; 2 units of each warp stand in registers and shared memory before the
+//              streams come (d = 4096: all there are), more are fetched again for each tile
 //   exchange   per token 24 dots and Σv²: sum over warps, stores to the CTAs that need them, cluster barrier, sum over ranks; then the same
 //              for Σx². All sums have one order, given by d. The CTA with rank token mod C computes post and comb, off the critical path.
 // Within a unit the K order is permuted so that lanes read 32 contiguous bytes of fn and 16 of the streams: lane q of 4 holds the columns
 // 8q to 8q+7, the first 4 are columns 2q, 2q+1, 2q+8, 2q+9 of one product, the last 4 those of the next.
 //
-// Bytes per token, d = 4096, everything on: 7·8 KiB rows + 64 KiB streams + 8 KiB u + 4 KiB codes = 132 KiB, 31 µs per 1000 tokens at
-// 4.3 TB/s. One token: fn (1.5 MiB) before the wait, then three round trips to L2 and two cluster barriers.
+// Bytes per token, d = 4096, everything on: 7 rows of 8 KiB and 32 KiB streams read, 32 KiB streams, 8 KiB u and 4 KiB codes written: 132
+// KiB, 31 µs per 1000 tokens at 4.3 TB/s. One token: fn (1.5 MiB) before the wait, then three round trips to L2 and two cluster barriers.
 #include "backend/cuda/block/formats.h"
 #include "backend/cuda/block/reduce.h"
 #include "backend/cuda/ops.h"
@@ -340,12 +340,11 @@ __device__ __forceinline__ void collapse(const MhcBoundary& op, BoundaryShared& 
   const int stream = place.lane % kStreams;
   const float pre = __fadd_rn(sigmoid(__fadd_rn(__fmul_rn(mix, shared.scale[0]), shared.base[stream])), op.hc_eps);
   const int local_column = block * kBlock + 4 * place.lane;
-  float4 sum;
+  float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
   for (int h = 0; h < kStreams; ++h) {
     const float4 v = to_float4(*reinterpret_cast<const uint2*>(tile_row + 2 * (h * op.columns + local_column)));
-    const float4 weighted = multiply(__shfl_sync(0xffffffffu, pre, h), v);
-    sum = h == 0 ? weighted : add(sum, weighted);
+    sum = add(sum, multiply(__shfl_sync(0xffffffffu, pre, h), v));
   }
   const uint2 x = to_bf16x4(sum);
   if (op.norm_weight == nullptr) {
@@ -655,19 +654,20 @@ void boundary(Context& context, const BoundaryParams& params) {
   if (params.pre != nullptr) boundary.set("boundary", *params.pre);
   if (params.pre != nullptr && params.norm != nullptr) boundary.set("boundary", *params.norm);
   if (params.pre != nullptr && params.norm != nullptr && params.quantize != nullptr) boundary.set(*params.quantize);
-  const auto require_same = [&](bool same, const char* what) {
-    if (!same) fail_line("boundary: %s differ between its parts", what);
+  const auto require_that = [](bool condition, const char* what) {
+    if (!condition) fail_line("boundary: expected %s", what);
   };
   if (params.combine != nullptr) {
-    require_same(params.combine->num_tokens == boundary.num_tokens && params.combine->hidden_size == boundary.hidden_size, "sizes");
-    if (params.post != nullptr) require_same(params.combine->out == params.post->y, "combine's out and post's y");
+    require_that(params.combine->num_tokens == boundary.num_tokens && params.combine->hidden_size == boundary.hidden_size,
+                 "combine and the parts after it to have one size");
+    require_that(params.post == nullptr || params.combine->out == params.post->y, "combine to make the y of post");
   }
   if (params.post != nullptr && params.pre != nullptr) {
-    require_same(params.post->num_tokens == boundary.num_tokens && params.post->hidden_size == boundary.hidden_size, "sizes");
-    require_same(params.post->streams == params.pre->streams, "streams");
-    if (boundary.num_tokens > 0 && (params.post->post == params.pre->post || params.post->comb == params.pre->comb)) {
-      fail_line("boundary: pre writes the post or comb that post reads, expected other buffers");
-    }
+    require_that(params.post->num_tokens == boundary.num_tokens && params.post->hidden_size == boundary.hidden_size,
+                 "post and pre to have one size");
+    require_that(params.post->streams == params.pre->streams, "post and pre to have the same streams");
+    require_that(boundary.num_tokens == 0 || (params.post->post != params.pre->post && params.post->comb != params.pre->comb),
+                 "pre to write another post and comb than post reads");
   }
   launch_boundary(context, "boundary", boundary);
 }
