@@ -12,7 +12,8 @@ op_tests='*Gpu.*-EngineGpu.*:ModelGpu.*:MiniOnGpu.*:LoaderGpu.*'
 op_tests+=':*AboveFourGiB*:*FullVocabulary*:*ProductionShapes*:*LongRow*:*ManyRows*:*EveryClusterSize*:*HiddenSizes*:*TokenCounts*'
 # racecheck follows every access of shared memory: of the tests that repeat a kernel in many sizes, one size is enough.
 race_tests=$op_tests':*TokensAlone*:*RowsDoNotDependOnTheBatch*:*DotProducts*:*IsExact*:*IsAnFp32Product*:*RoundsTheSum*'
-race_tests+=':MhcHeadGpu.MatchesCpu:*Parity*:*KeyCounts*:*WindowOf*:*EveryCode*:*HeadsOf*:*ChunkByChunk*:SampleGpu.*'
+race_tests+=':MhcHeadGpu.MatchesCpu:RouterGpu.ScoredLayers:*Parity*:*KeyCounts*:*WindowOf*:*EveryCode*:*ChunkByChunk*'
+race_tests+=':SampleGpu.Temperature:SampleGpu.Top*:SampleGpu.MinP:SampleGpu.AllCuts*:SampleGpu.Penalties*:SampleGpu.Banned*:SampleGpu.ARow*'
 
 stage_tests() {
   if [ "$build" = yes ] && command -v ctest >/dev/null; then

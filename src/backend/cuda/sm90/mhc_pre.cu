@@ -521,18 +521,18 @@ __global__ void __launch_bounds__(kThreads, 1) boundary_kernel(const __grid_cons
       collapse(op, shared, place, tile_begin + token, token, job % op.blocks, parity, tile + token * op.row_bytes);
     }
     __syncwarp();
-    if (op.norm_weight != nullptr) ptx::cluster_arrive();
+    if (op.norm_weight != nullptr) {
+      ptx::cluster_sync();
+#pragma unroll 1
+      for (int job = place.warp; job < num_jobs; job += kWarps) {
+        const int token = job / op.blocks;
+        normalize(op, shared, place, tile_begin + token, token, job % op.blocks, weights, tile + token * op.row_bytes);
+      }
+    }
+    // From the last warp down: with few tokens these have nothing to normalize.
     const int owned_token = place.rank + op.num_ranks * (kWarps - 1 - place.warp);
     if (op.next_comb != nullptr && owned_token < num_tokens) {
       write_mixes(op, shared, place, tile_begin + owned_token, owned_token, parity);
-    }
-    if (op.norm_weight == nullptr) continue;
-    __syncwarp();
-    ptx::cluster_wait();
-#pragma unroll 1
-    for (int job = place.warp; job < num_jobs; job += kWarps) {
-      const int token = job / op.blocks;
-      normalize(op, shared, place, tile_begin + token, token, job % op.blocks, weights, tile + token * op.row_bytes);
     }
   }
 }
