@@ -39,8 +39,9 @@ typedef struct dsv4_options {
   size_t struct_size;
   int32_t max_sessions; /* open at once; default 4 */
   int32_t max_context;  /* tokens of one session, prompt and completion; default: what the model allows */
-  int32_t step_tokens;  /* prompts are computed in chunks of this many tokens; default 512 */
+  int32_t step_tokens;  /* prompts are computed in chunks of this many tokens; default 512 on the CPU, up to 4096 on a GPU */
   int32_t num_threads;  /* of the CPU; default: every core */
+  const char* device;   /* "cpu" (default), "cuda" or "cuda:N" */
 } dsv4_options;
 
 /* How to draw a token. dsv4_sampling_default() gives the neutral values. */

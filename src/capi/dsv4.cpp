@@ -87,6 +87,7 @@ dsv4::EngineOptions engine_options(const char* model_dir, const dsv4_options& op
   if (options.max_context != 0) result.max_context = options.max_context;
   if (options.step_tokens != 0) result.step_tokens = options.step_tokens;
   if (options.num_threads != 0) result.num_threads = options.num_threads;
+  if (options.device != nullptr) result.device = options.device;
   return result;
 }
 
@@ -126,7 +127,7 @@ dsv4_status dsv4_open(const char* model_dir, const dsv4_options* options, dsv4_e
   if (engine != nullptr) *engine = nullptr;
   const dsv4_status status = guarded(line, DSV4_ERROR_MODEL, [&] {
     expect(model_dir != nullptr && engine != nullptr, DSV4_ERROR_INVALID_ARGUMENT, "dsv4_open: model_dir and engine must not be NULL");
-    const dsv4_options given = read_struct(options, dsv4_options{sizeof(dsv4_options), 0, 0, 0, 0}, "dsv4_options");
+    const dsv4_options given = read_struct(options, dsv4_options{sizeof(dsv4_options), 0, 0, 0, 0, nullptr}, "dsv4_options");
     auto opened = std::make_unique<dsv4_engine>(engine_options(model_dir, given));
     const std::filesystem::path tokenizer_file = opened->engine.options().model_dir / "tokenizer.json";
     if (std::filesystem::exists(tokenizer_file)) opened->tokenizer = dsv4::Tokenizer::from_file(tokenizer_file);

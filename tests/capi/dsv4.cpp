@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -16,7 +17,7 @@ constexpr const char* kTiny = DSV4_SOURCE_DIR "/models/tiny";
 struct EngineHandle {
   EngineHandle() {
     char message[512];
-    const dsv4_options options{sizeof(dsv4_options), 2, 64, 16, 0};
+    const dsv4_options options{sizeof(dsv4_options), 2, 64, 16, 0, nullptr};
     EXPECT_EQ(dsv4_open(kTiny, &options, &engine, message, sizeof message), DSV4_OK) << message;
   }
   ~EngineHandle() { dsv4_close(engine); }
@@ -51,6 +52,21 @@ TEST(CApi, GreedySamplingIsTheArgmaxOfTheLogits) {
   EXPECT_EQ(token_id, static_cast<int32_t>(argmax));
   EXPECT_NEAR(logprob, logits[argmax] - std::log(sum), 1e-4);
   EXPECT_EQ(dsv4_session_length(session.session), 4u);
+}
+
+TEST(CApi, TheDeviceIsChosenByName) {
+  char message[512];
+  dsv4_engine* engine = nullptr;
+  dsv4_options options{sizeof(dsv4_options), 1, 64, 16, 0, "cpu"};
+  EXPECT_EQ(dsv4_open(kTiny, &options, &engine, message, sizeof message), DSV4_OK) << message;
+  dsv4_close(engine);
+  options.device = "tpu";
+  EXPECT_NE(dsv4_open(kTiny, &options, &engine, message, sizeof message), DSV4_OK);
+  EXPECT_NE(std::string(message).find("device \"tpu\", expected cpu, cuda or cuda:N"), std::string::npos) << message;
+  // A caller built with the header before `device` was there.
+  options.struct_size = offsetof(dsv4_options, device);
+  EXPECT_EQ(dsv4_open(kTiny, &options, &engine, message, sizeof message), DSV4_OK) << message;
+  dsv4_close(engine);
 }
 
 TEST(CApi, TextGoesThroughTheTokenizerAndBack) {
