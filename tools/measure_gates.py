@@ -229,6 +229,14 @@ def measure_gpu_loader():
     yield "gpu.loader.gb_per_second", round(1e-9 * size / seconds, 3)
 
 
+def measure_spills():
+    output = run(ROOT / "tools/check_spills.py", check=False)
+    found = re.search(r"(\d+) kernels in \d+ files, (\d+) findings", output)
+    if not found or int(found.group(1)) == 0:
+        raise MeasureError(f"check_spills: no result\n{output[-2000:]}")
+    yield "gpu.spills.findings", int(found.group(2))
+
+
 def measure_gpu_sanitizer():
     for tool, summary, figure in (
         ("memcheck", r"ERROR SUMMARY: (\d+) error", "memcheck_errors"),
@@ -249,6 +257,7 @@ GROUPS = {
     "text": measure_text,
     "tests": measure_tests,
     "fuzz": measure_fuzz,
+    "spills": measure_spills,
     "gpu_tests": measure_gpu_tests,
     "gpu_golden": measure_gpu_golden,
     "gpu_tiny": measure_gpu_tiny,
@@ -257,7 +266,7 @@ GROUPS = {
     "gpu_sanitizer": measure_gpu_sanitizer,
 }
 GPU_GROUPS = [group for group in GROUPS if group.startswith("gpu_")]
-DEFAULT_GROUPS = [group for group in GROUPS if group != "fuzz" and group not in GPU_GROUPS]
+DEFAULT_GROUPS = [group for group in GROUPS if group not in ("fuzz", "spills", *GPU_GROUPS)]
 
 
 def main():
