@@ -328,6 +328,10 @@ void run_experts(Context& context, const char* op, const ExpertsParams* routed, 
     fail_line("%s: hidden size %d, intermediate size %d, expected multiples of 128", op, arguments.hidden_size,
               arguments.intermediate_size);
   }
+  if (arguments.hidden_size > 128 * kGemmMaxBlocks || arguments.intermediate_size > 128 * kGemmMaxBlocks) {
+    fail_line("%s: hidden size %d, intermediate size %d, expected at most %d", op, arguments.hidden_size, arguments.intermediate_size,
+              128 * kGemmMaxBlocks);
+  }
   if (num_experts > kPlanThreads) fail_line("%s: %d experts, expected at most %d", op, num_experts, kPlanThreads);
   void* scratch = routed != nullptr ? routed->scratch : shared->scratch;
   if (scratch == nullptr) fail_line("%s: no scratch memory", op);

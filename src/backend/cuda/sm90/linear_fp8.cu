@@ -161,6 +161,9 @@ void launch_linear(Context& context, const char* op, LinearArguments& arguments)
     }
   }
   const LinearTune tune = tune_linear(num_row_tiles, max_blocks, arguments.num_tokens, context.num_sms);
+  if (max_blocks > tune.splits * kGemmMaxBlocks) {
+    fail_line("%s: %d blocks of input features, expected at most %d", op, max_blocks, tune.splits * kGemmMaxBlocks);
+  }
   switch (tune.tokens_per_tile) {
     case 8:
       return launch_linear_tile<8>(context, op, arguments, num_row_tiles, tune.splits);
