@@ -201,7 +201,7 @@ __global__ void read_a(uint32_t begin, float* registers) {
   __syncthreads();
   float d[16] = {};
   ptx::wgmma_fence();
-  ptx::wgmma_bf16_ss<32, false>(d, swizzled_descriptor(ptx::shared_address(a) + begin), swizzled_descriptor(ptx::shared_address(b)), false);
+  ptx::wgmma_bf16_ss<32>(d, swizzled_descriptor(ptx::shared_address(a) + begin), swizzled_descriptor(ptx::shared_address(b)), false);
   ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
   for (int i = 0; i < 16; ++i) {

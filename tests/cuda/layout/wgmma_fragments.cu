@@ -29,7 +29,7 @@ __global__ void number_accumulator(float* registers) {
   __syncthreads();
   float d[kN / 2] = {};
   ptx::wgmma_fence();
-  ptx::wgmma_bf16_ss<kN, false>(d, swizzled_descriptor(ptx::shared_address(a)), swizzled_descriptor(ptx::shared_address(b)), false);
+  ptx::wgmma_bf16_ss<kN>(d, swizzled_descriptor(ptx::shared_address(a)), swizzled_descriptor(ptx::shared_address(b)), false);
   ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
   for (int i = 0; i < kN / 2; ++i) {

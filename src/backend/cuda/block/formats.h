@@ -54,6 +54,13 @@ __device__ __forceinline__ void e4m3x4_to_bf16(uint32_t codes, uint32_t (&out)[2
   out[1] = multiply_bf16x2((high & 0x80008000u) | ((high & 0x7f007f00u) >> 4), kTwoTo120);
 }
 
+// The same times a scale (bf16_scale_pair): codes and scale make a bf16, exactly.
+__device__ __forceinline__ uint2 e4m3x4_values(uint32_t codes, uint32_t scale_pair) {
+  uint32_t wide[2];
+  e4m3x4_to_bf16(codes, wide);
+  return {multiply_bf16x2(wide[0], scale_pair), multiply_bf16x2(wide[1], scale_pair)};
+}
+
 // ue8m0 code of the FP8 quantisation scale of a block with maximum magnitude `amax` (spec 3.3): 2^⌈log2(max(amax, 1e-4)/448)⌉ by bits.
 __device__ __forceinline__ uint32_t fp8_scale_code(float amax) {
   const uint32_t bits = __float_as_uint(__fmul_rn(fmaxf(amax, 1e-4f), 1.0f / 448.0f));

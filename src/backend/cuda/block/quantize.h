@@ -30,12 +30,9 @@ __device__ __forceinline__ uint2 quantize_fp8x8(const float (&x)[kChunk], uint32
 
 // The values of eight codes under a scale, as bf16: exact.
 __device__ __forceinline__ uint4 fp8x8_values(uint2 codes, uint32_t scale_code) {
-  const uint32_t factor = bf16_scale_pair(scale_code);
-  uint32_t low[2], high[2];
-  e4m3x4_to_bf16(codes.x, low);
-  e4m3x4_to_bf16(codes.y, high);
-  return {multiply_bf16x2(low[0], factor), multiply_bf16x2(low[1], factor), multiply_bf16x2(high[0], factor),
-          multiply_bf16x2(high[1], factor)};
+  const uint32_t scale_pair = bf16_scale_pair(scale_code);
+  const uint2 low = e4m3x4_values(codes.x, scale_pair), high = e4m3x4_values(codes.y, scale_pair);
+  return {low.x, low.y, high.x, high.y};
 }
 
 // ue8m0 code of the FP4 scale of a block with maximum magnitude `amax` (spec 3.4): 2^⌈log2(max(amax, 6·2^-126)/6)⌉ by bits.

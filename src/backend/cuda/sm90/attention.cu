@@ -194,11 +194,8 @@ __device__ __forceinline__ void load_quarter(const EntryAddress& address, int qu
 
 // 8 codes times a scale given as a pair of equal bf16. Both factors and the product are exact in bf16.
 __device__ __forceinline__ uint4 dequantise(uint32_t codes_low, uint32_t codes_high, uint32_t scale_pair) {
-  uint32_t low[2], high[2];
-  e4m3x4_to_bf16(codes_low, low);
-  e4m3x4_to_bf16(codes_high, high);
-  return make_uint4(multiply_bf16x2(low[0], scale_pair), multiply_bf16x2(low[1], scale_pair), multiply_bf16x2(high[0], scale_pair),
-                    multiply_bf16x2(high[1], scale_pair));
+  const uint2 low = e4m3x4_values(codes_low, scale_pair), high = e4m3x4_values(codes_high, scale_pair);
+  return make_uint4(low.x, low.y, high.x, high.y);
 }
 
 __device__ __forceinline__ void store_chunk(uint8_t* block, int row, int chunk, const uint4& value) {
@@ -211,7 +208,7 @@ __device__ __forceinline__ void store_quarter(uint8_t* tile, int row, int quarte
 #pragma unroll
   for (int block = 0; block < kScaled; ++block) {
     const uint32_t code = (entry.scales[block / 4] >> (8 * (block % 4))) & 0xffu;
-    const uint32_t scale_pair = (code == 0 ? 0x40u : code << 7) * 0x10001u;
+    const uint32_t scale_pair = bf16_scale_pair(code);
     const uint4& codes = entry.codes[block];
     store_chunk(tile + block * kBlockBytes, row, 2 * quarter, dequantise(codes.x, codes.y, scale_pair));
     store_chunk(tile + block * kBlockBytes, row, 2 * quarter + 1, dequantise(codes.z, codes.w, scale_pair));
@@ -367,7 +364,7 @@ __device__ __forceinline__ void consume(const Arguments& args, const Work& work,
 #pragma unroll
     for (int k = 0; k < kDim / 16; ++k) {
       const uint32_t offset = (k / 4 * kBlockBytes + k % 4 * 32) >> 4;
-      ptx::wgmma_bf16_ss<kKeyTile, false>(s, q + offset, keys + offset, k > 0);
+      ptx::wgmma_bf16_ss<kKeyTile>(s, q + offset, keys + offset, k > 0);
     }
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<0>();

@@ -154,10 +154,9 @@ __device__ __forceinline__ void finish_up(GemmShared<kTokens>& shared, const Exp
     const float inverse = inverse_scale(code);
     const float2 h = reinterpret_cast<const float2*>(shared.partial() + column * kPartialPitch)[lane];
     const size_t row = static_cast<size_t>(tile.shared_expert ? arguments.num_pairs : 0) + tile.first + column;
-    uint32_t values[2];
-    e4m3x4_to_bf16(ptx::convert_e4m3x2(h.y * inverse, h.x * inverse), values);
+    const uint2 values = e4m3x4_values(ptx::convert_e4m3x2(h.y * inverse, h.x * inverse), bf16_scale_pair(code));
     Bf16* out = arguments.h + row * arguments.intermediate_size + h_block * 128 + rank * 64;
-    reinterpret_cast<uint32_t*>(out)[lane] = multiply_bf16x2(values[0], bf16_scale_pair(code));
+    reinterpret_cast<uint32_t*>(out)[lane] = values.x;  // two codes: the upper half is zeros
   }
   ptx::cluster_sync();  // the other CTA may still read amax
 }

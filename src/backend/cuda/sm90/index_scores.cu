@@ -74,11 +74,6 @@ __device__ __forceinline__ Codes<kDim> load_codes(const uint8_t* values, const u
   return codes;
 }
 
-// A ue8m0 code as a pair of equal bf16.
-__device__ __forceinline__ uint32_t scale_pair(uint32_t code) {
-  return (code == 0 ? 0x40u : code << 7) * 0x00010001u;
-}
-
 // Four pairs of the eight codes of a word: pair i holds codes i and i + 4. The three low bits of a code in place of the lowest exponent
 // bits and the first mantissa bit are a bf16 that is 2^126 too small; that factor and the scale are applied one after the other, since
 // their product may not be a bf16.
@@ -109,7 +104,7 @@ __device__ __forceinline__ void stage_heads(const IndexScoresParams& params, int
       codes = load_codes<kDim>(params.codes + (first_head + head) * Shape::kValueBytes,
                                params.scales + (first_head + head) * Shape::kScaleBytes, lane % 4);
     }
-    const uint32_t scale = scale_pair(codes.scale);
+    const uint32_t scale = bf16_scale_pair(codes.scale);
 #pragma unroll
     for (int word = 0; word < Shape::kWords; ++word) shared.heads[tile][word][lane] = decode_word(codes.words[word], scale);
   }
@@ -170,7 +165,7 @@ __global__ void __launch_bounds__(kThreads, kCtasPerSm) index_scores_kernel(Inde
     uint32_t entries[kTiles][Shape::kSteps][4];
 #pragma unroll
     for (int i = 0; i < 2 * kTiles; ++i) {
-      const uint32_t scale = scale_pair(codes[i].scale);
+      const uint32_t scale = bf16_scale_pair(codes[i].scale);
 #pragma unroll
       for (int word = 0; word < Shape::kWords; ++word) {
         const uint4 pairs = decode_word(codes[i].words[word], scale);

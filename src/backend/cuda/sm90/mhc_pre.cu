@@ -444,10 +444,7 @@ __device__ __forceinline__ void normalize(const MhcBoundary& op, const BoundaryS
   const uint32_t high = ptx::convert_e4m3x2(v.w, v.z);
   *reinterpret_cast<uint32_t*>(op.codes + offset) = low | (high << 16);
   if (op.values != nullptr) {
-    const uint32_t factor = bf16_scale_pair(scale);
-    uint32_t wide[2];
-    e4m3x4_to_bf16(low | (high << 16), wide);
-    *reinterpret_cast<uint2*>(op.values + offset) = {multiply_bf16x2(wide[0], factor), multiply_bf16x2(wide[1], factor)};
+    *reinterpret_cast<uint2*>(op.values + offset) = e4m3x4_values(low | (high << 16), bf16_scale_pair(scale));
   }
   if (place.lane == 0) op.scales[token * num_blocks + place.rank * op.blocks + block] = static_cast<uint8_t>(scale);
 }
