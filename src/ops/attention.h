@@ -15,6 +15,17 @@
 
 namespace dsv4 {
 
+// What becomes of the output. A row's head has head_dim values, or their codes and scales.
+enum class AttentionOutput : uint8_t {
+  kBf16,  // bf(o), rotated back → bf: the model's numerics. out: [num_tokens, num_heads, head_dim] bf16
+  kFp32,  // o rotated back, nothing rounded. out: the same shape, fp32
+  kFp8,   // kBf16, quantised (spec 3.3). out: the same shape, e4m3; out_scales: [num_tokens, num_heads·⌈head_dim/128⌉] ue8m0
+  kFp4,   // kBf16, quantised (spec 3.4). out: half as many bytes, e2m1, even dim low; out_scales: [num_tokens, num_heads·head_dim/32] ue8m0
+};
+
+inline constexpr int kAttentionFp8Block = 128;  // values of a head that share a scale, at most head_dim
+inline constexpr int kAttentionFp4Block = 32;
+
 struct AttentionParams {
   const Bf16* q;  // [num_tokens, num_heads, head_dim], from query_norm
   BatchView batch;
@@ -24,7 +35,7 @@ struct AttentionParams {
                             // they need not be read; nullptr: all visible entries
   const float* sink;        // [num_heads]
   const float* freqs;       // [kRopeDim/2]
-  Bf16* out;                // [num_tokens, num_heads, head_dim]
+  void* out;                // by `output`
   int num_heads;
   int head_dim;
   int window;  // sliding_window, the current token included
@@ -35,6 +46,12 @@ struct AttentionParams {
   // that would have no rows; results do not depend on them, but a wrong bound leaves rows unwritten.
   int min_new_tokens = 0;
   int max_new_tokens = 0;
+  AttentionOutput output = AttentionOutput::kBf16;
+  uint8_t* out_scales = nullptr;  // of kFp8 and kFp4
+  float* lse = nullptr;           // [num_tokens, num_heads]: ln(Σ_j e^{l_j} + e^{sink}); −∞ for padding rows; nullptr: not wanted
+  // [num_tokens, 2]: how many of the last window positions and of the first listed or visible entries the row attends to, instead of all
+  // of them; larger counts mean all; 0 and 0: the output is zeros, lse is the sink. nullptr: all.
+  const int32_t* key_counts = nullptr;
 };
 
 }  // namespace dsv4

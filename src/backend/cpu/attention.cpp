@@ -165,7 +165,7 @@ void attend(const AttentionParams& params, int64_t row, int head_begin, int head
   const int num_heads = head_end - head_begin;
   const KvEntryLayout layout{dim};
   if (params.batch.positions[row] < 0) {  // padding
-    std::fill_n(params.out + (row * params.num_heads + head_begin) * dim, num_heads * dim, Bf16{});
+    std::fill_n(static_cast<Bf16*>(params.out) + (row * params.num_heads + head_begin) * dim, num_heads * dim, Bf16{});
     return;
   }
   list_entries(params, row, scratch.entries);
@@ -194,7 +194,7 @@ void attend(const AttentionParams& params, int64_t row, int head_begin, int head
     float* out = scratch.out.data() + h * dim;
     for (int i = 0; i < dim; ++i) out[i] = round_bf16(out[i] / denominators[h]);
     rotate_inverse(rotation, kRopeDim, out + layout.nope_dim());
-    for (int i = 0; i < dim; ++i) params.out[first + h * dim + i] = to_bf16(out[i]);
+    for (int i = 0; i < dim; ++i) static_cast<Bf16*>(params.out)[first + h * dim + i] = to_bf16(out[i]);
   }
 }
 
