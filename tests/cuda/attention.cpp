@@ -138,7 +138,8 @@ TEST_F(AttentionGpu, ASequenceAloneGivesTheSameBits) {
   }
 }
 
-TEST_F(AttentionGpu, HintsOnlySaveLaunches) {
+// One launch whatever the hints say, and the same bits.
+TEST_F(AttentionGpu, HintsDoNotChangeResults) {
   const Dims dims{8, 128, 128, 150, 4, 60};
   Case decode = make_case(11, {{0, 511, 1}, {1, 1000, 1}, {2, 77, 3}}, 3, 5, dims);
   Case prefill = make_case(12, {{0, 500, 9}, {1, 100, 20}}, 2, 5, dims);
@@ -150,7 +151,7 @@ TEST_F(AttentionGpu, HintsOnlySaveLaunches) {
     return recording->num_kernels();
   };
   const std::vector<Bf16> decode_out = run_gpu(gpu(), decode), prefill_out = run_gpu(gpu(), prefill);
-  EXPECT_EQ(num_kernels(decode), 2);
+  EXPECT_EQ(num_kernels(decode), 1);
   decode.min_new_tokens = 1;
   decode.max_new_tokens = 3;
   EXPECT_EQ(num_kernels(decode), 1);
@@ -261,34 +262,22 @@ TEST_F(AttentionGpu, EveryCodeAndScale) {
   }
 }
 
-// One key, no sink: the output is the key itself. Inside a tile a value is a multiple of 2^-24 of a power of two that is at most 2^-7 of
-// the largest scale: scales may lie 2^15 apart without any loss, and a block far below the others keeps that absolute error.
+// One key, no sink: the output is the key itself, exactly.
 TEST_F(AttentionGpu, ScalesFarApart) {
-  struct {
-    uint8_t scales[7];
-    int num_exact;  // blocks from the end on
-  } const keys[] = {{{115, 117, 119, 122, 124, 127, 130}, 7},
-                    {{1, 1, 2, 60, 135, 200, 227}, 2},
-                    {{60, 61, 62, 63, 64, 65, 66}, 7},
-                    {{227, 225, 223, 221, 219, 217, 215}, 7}};
-  for (const auto& expected : keys) {
-    SCOPED_TRACE(static_cast<int>(expected.scales[6]));
+  const uint8_t keys[][7] = {{115, 117, 119, 122, 124, 127, 130}, {20, 60, 80, 100, 127, 133, 134}, {134, 132, 130, 127, 110, 90, 20}};
+  for (const auto& scales : keys) {
+    SCOPED_TRACE(static_cast<int>(scales[6]));
     Case single = make_case(20, {{0, 0, 1}}, 1, 1, {1, 512, 1, 1});
     single.sink = {-kInfinity};
     const KvEntryLayout layout{512};
     const cpu::EntryBytes bytes = cpu::entry_bytes(layout, single.ring.data(), 0, 1, 0);
-    std::copy(expected.scales, expected.scales + 7, bytes.scales);
+    std::copy(std::begin(scales), std::end(scales), bytes.scales);
     for (int i = 0; i < 448; ++i) bytes.values[i] = static_cast<uint8_t>((i % 16 + i / 64 * 16) | (i % 2 << 7));
     std::fill(bytes.values + 448, bytes.values + layout.value_bytes(), uint8_t{0});
     for (Bf16& value : single.q) value = to_bf16(0.0f);
     const std::vector<Bf16> out = run_gpu(gpu(), single);
     const std::vector<float> key = test::read_fp8_entry(512, single.ring.data(), 1, 0);
-    const int largest = *std::max_element(expected.scales, expected.scales + 7);
-    for (int i = 0; i < 448; ++i) {
-      const bool exact = i / 64 >= 7 - expected.num_exact;
-      ASSERT_LE(std::fabs(to_float(out[i]) - key[i]), exact ? 0.0 : std::ldexp(1.0, largest - 127 - 7 - 15)) << i;
-    }
-    for (int i = 448; i < 512; ++i) ASSERT_EQ(to_float(out[i]), 0.0f) << i;
+    for (int i = 0; i < 512; ++i) ASSERT_EQ(to_float(out[i]), key[i]) << i;
   }
 }
 

@@ -61,6 +61,19 @@ __device__ __forceinline__ uint2 e4m3x4_values(uint32_t codes, uint32_t scale_pa
   return {multiply_bf16x2(wide[0], scale_pair), multiply_bf16x2(wide[1], scale_pair)};
 }
 
+// bf16 that e4m3x4_even_odd multiplies a code's bits with: 2^120 times the scale 2^(code − 127). Scales end at 2^7: a block of larger
+// magnitudes than 57,344 is not represented.
+__device__ __forceinline__ uint16_t e4m3_factor(uint32_t scale_code) {
+  return static_cast<uint16_t>(min(scale_code + 120, 254u) << 7);
+}
+
+// Values of four e4m3 codes, times their scales: bytes 0 and 2 → even, bytes 1 and 3 → odd, exact. `factors`: of the low and the high half.
+__device__ __forceinline__ void e4m3x4_even_odd(uint32_t codes, uint32_t factors, uint32_t& even, uint32_t& odd) {
+  const uint32_t shifted = codes << 8;
+  even = multiply_bf16x2((shifted & 0x80008000u) | ((shifted & 0x7f007f00u) >> 4), factors);
+  odd = multiply_bf16x2((codes & 0x80008000u) | ((codes & 0x7f007f00u) >> 4), factors);
+}
+
 // ue8m0 code of the FP8 quantisation scale of a block with maximum magnitude `amax` (spec 3.3): 2^⌈log2(max(amax, 1e-4)/448)⌉ by bits.
 __device__ __forceinline__ uint32_t fp8_scale_code(float amax) {
   const uint32_t bits = __float_as_uint(__fmul_rn(fmaxf(amax, 1e-4f), 1.0f / 448.0f));

@@ -1,31 +1,37 @@
 // Core attention with sink (ops/attention.h) on wgmma, bf16 operands and fp32 sums.
 //
-// Work. A cluster is one row × one tile of 64 heads (fewer are padded with zeros). A row whose sequence has at most 8 rows in the step
-// (decode, drafts) splits its tiles of 64 keys over 8 CTAs in contiguous runs; a row of a longer run (prefill) has one CTA. That is the
-// row's own shape, so its result does not depend on the batch. A launch has one cluster size: a mixed step is two launches, each of which
-// returns at once from the rows of the other.
+// Work. A row of a sequence with at most 8 rows in the step (decode, drafts) × a tile of 64 heads belongs to a cluster, which cuts the row's
+// keys into pieces of 128 and gives each CTA a run of pieces; a row of a longer run (prefill) belongs to one CTA. That is the row's own
+// shape, so its result does not depend on the batch. A cluster takes `rows_per_cluster` rows: one where all rows are short or all are long,
+// else as many as it has CTAs, the short ones together and one long one each.
 //
-//   keys (window ascending, then entries)  | tile 0 | tile 1 | tile 2 | …      gathered FP8 → bf16 [64 keys, D] in shared memory, 2 stages
-//   Q [64 heads, D] bf16, loaded once      | S = Q·Kᵀ, online softmax, O += P·K |   the same tile is K (K-major) and V (N-major)
+//   keys (window ascending, then entries)   | piece 0: tile 0, tile 1 | piece 1: tile 2, tile 3 | …    64 keys a tile, FP8 as stored
+//   consumer warpgroup 0                    | S of tile 0 |softmax| O += Vᵀ·P, dims   0 … 255, both tiles | …
+//   consumer warpgroup 1                    | S of tile 1 |softmax| O += Vᵀ·P, dims 256 … 511, both tiles | …
+//   producer warpgroup                      bulk copies of entries into 3 tiles of shared memory, ahead of their use
 //
-// Threads. One producer warpgroup gathers and dequantises: 4 lanes per key, 16 bytes of FP8 per lane and block of 64 dims. One consumer
-// warpgroup per 256 dims of O (two for D = 512, else one): each computes all of S [64, 64] and its own dims of O, so that probabilities
-// go from the accumulators of S straight into the A fragments of the value product, and consumers never wait for each other in the loop.
-// Probabilities are split into two bf16 parts (16 bits; the contract wants more than bf16), each of which has its own product.
+// Products. S [64 keys, 64 heads] = K·Qᵀ and O [dims, 64 heads] = Vᵀ·P: keys and values are the A operand, widened from FP8 in registers
+// (block/key_tile.h); Q and P are B, in shared memory. Nothing dequantised is ever stored.
 //
-// End. Every CTA leaves O (fp32, relative to its own maximum), maxima and sums in its shared memory; then each CTA of the cluster finishes
-// every 8th head: adds the parts in the order of the ranks, divides, rounds, rotates back, rounds, stores.
+// Numbers. P is taken as two bf16, high and low: 17 bits, 2 products. The maximum that logits (in powers of two) are taken relative to is
+// rounded up to an integer, so that every later change of it is exact. A tile's products are summed from zero by the tensor cores and then
+// added to O in fp32 registers.
 //
-// Budget per tile of 64 keys, D = 512: S 2 × 32 wgmma m64n64k16 = 2048 cycles (half of it repeated work), P·K 2 × 8 m64n256k16 = 2048
-// cycles; the gather is 36 KiB and about 1000 issue slots per scheduler, under them. docs/kernels/attention.md has the rest.
+// End. Every CTA leaves O (fp32, relative to its own maximum), maxima and sums in its shared memory; each CTA of the cluster then finishes
+// a share of the heads: adds the parts in the order of the ranks, divides, rotates back, converts, stores (finish()).
+//
+// Budget per tile of 64 keys, D = 512: S 32 wgmma m64n64k16 = 1024 cycles, O 2 × 32 = 2048 cycles. docs/kernels/attention.md has the rest.
+#include "backend/cuda/block/attention_output.h"
 #include "backend/cuda/block/formats.h"
-#include "backend/cuda/block/reduce.h"
+#include "backend/cuda/block/key_tile.h"
 #include "backend/cuda/block/rope.h"
 #include "backend/cuda/block/swizzle.h"
 #include "backend/cuda/ops.h"
 #include "backend/cuda/ptx/cluster.h"
 #include "backend/cuda/ptx/copy.h"
+#include "backend/cuda/ptx/exp2.h"
 #include "backend/cuda/ptx/grid.h"
+#include "backend/cuda/ptx/matrix.h"
 #include "backend/cuda/ptx/registers.h"
 #include "backend/cuda/ptx/wgmma.h"
 
@@ -33,53 +39,63 @@ namespace dsv4::cuda {
 namespace {
 
 constexpr int kHeadTile = 64;
-constexpr int kKeyTile = 64;
-constexpr int kStages = 2;
+constexpr int kPieceTiles = 2;  // one per consumer warpgroup
+constexpr int kStages = 3;
 constexpr int kGroupThreads = 128;
-constexpr int kSplitCtas = 8;                             // CTAs that share the keys of a row…
-constexpr int kMaxSplitRows = 8;                          // …whose sequence has at most so many rows in the step
-constexpr int kBlockBytes = kKeyTile * kSwizzleRowBytes;  // 64 rows × 64 dims in bf16: a column block of a tile
-constexpr int kLanesPerKey = 4;
-constexpr int kKeysPerWarp = kKeyTile / 4;      // of the four producer warps
-constexpr int kKeysAtOnce = 32 / kLanesPerKey;  // by one warp
-constexpr int kPasses = kKeysPerWarp / kKeysAtOnce;
+constexpr int kConsumers = 2 * kGroupThreads;
+constexpr int kThreads = kConsumers + kGroupThreads;
+constexpr int kMaxSplitCtas = 8;  // CTAs that share the keys of a row, at most…
+constexpr int kMaxSplitRows = 8;  // …whose sequence has at most so many rows in the step
 constexpr int kConsumerBarrier = 1;
-// Registers per thread of two consumer warpgroups and the producer: 504 in all, what a launch of 384 threads has.
-constexpr int kConsumerRegisters = 200;
-constexpr int kProducerRegisters = 104;
+constexpr int kRowBarrier = 2;
+constexpr int kNoMaximum = -(1 << 30);  // of a row without keys
+constexpr int kProducerRegisters = 40;
+constexpr int kConsumerRegisters = 232;
+static_assert(kProducerRegisters + 2 * kConsumerRegisters <= 3 * 168, "more would wait for each other for ever");
+constexpr uint32_t kBlockBytes = kHeadTile * kSwizzleRowBytes;        // a block of Q, one term of P of a tile
+constexpr uint32_t kProbabilityStep = 16 * kSwizzleRowBytes >> 4;     // descriptor units of 16 keys
 constexpr float kLog2E = 1.44269504088896340736f;
-static_assert(kHeadTile == kKeyTile, "Q and key tiles share the block size");
-
-__device__ __forceinline__ float minus_infinity() {
-  return __int_as_float(0xff800000);
-}
+static_assert(kHeadTile == kTileKeys, "Q and P share the block size");
 
 // Shapes that follow from head_dim.
 template <int kDim>
 struct Shape {
-  static constexpr KvEntryLayout kLayout{kDim};
-  static constexpr int kBlocks = kDim / kKvBlock;       // column blocks; the last one holds the rotated dims
-  static constexpr int kScaled = kLayout.num_scales();  // blocks in FP8
-  static constexpr int kGroupDims = kDim < 256 ? kDim : 256;
-  static constexpr int kGroups = kDim / kGroupDims;  // consumer warpgroups
-  static constexpr int kConsumers = kGroups * kGroupThreads;
-  static constexpr int kThreads = kConsumers + kGroupThreads;
-  static constexpr int kTileBytes = kBlocks * kBlockBytes;
+  static constexpr int kBlocks = kDim / kBlockDims;
+  static constexpr int kGroupBlocks = kBlocks < 2 ? 1 : kBlocks / 2;  // blocks of O of a consumer warpgroup
+};
+
+// Whether the i-th block of a warpgroup, `block` of the head, holds the rotated dims.
+template <int kDim>
+__device__ __forceinline__ bool is_rotated_block(int block, int i) {
+  return i == Shape<kDim>::kGroupBlocks - 1 && block == Shape<kDim>::kBlocks - 1;
+}
+
+// A warp's sum of a head's probabilities over its keys, relative to 2^maximum.
+struct WarpSum {
+  float value;
+  int maximum;
 };
 
 template <int kDim>
 struct SharedMemory {
-  alignas(kSwizzleAtomBytes) uint8_t q[Shape<kDim>::kTileBytes];
-  alignas(kSwizzleAtomBytes) uint8_t keys[kStages][Shape<kDim>::kTileBytes];  // at the end: O [64, kDim] fp32
-  float bias[kStages][kKeyTile];                                              // 0, or −∞ where there is no key
-  float row_max[kHeadTile];                                                   // of the logits·log2(e); −∞ without keys
-  float row_sum[kHeadTile];
-  Rotation rotations[kRopeDim / 2];
-  uint64_t full[kStages];   // keys and bias of a stage are there
-  uint64_t empty[kStages];  // they have been used
+  alignas(kSwizzleAtomBytes) uint8_t q[Shape<kDim>::kBlocks][kBlockBytes];
+  alignas(kSwizzleAtomBytes) uint8_t p[kPieceTiles][2][kBlockBytes];  // of a tile, high and low terms: [64 keys, 64 heads]
+  KeyTile<kDim> tiles[kStages];
+  OutputPart<kDim> part;
+  alignas(16) int maxima[kHeadTile];  // of the pieces so far
+  int previous[kHeadTile];   // maxima before the present piece
+  int rescales[2];                     // whether a piece raises a maximum, of even and odd pieces
+  alignas(16) float rescale[kHeadTile];  // what O is multiplied with before a piece's products are added
+  WarpSum sums[kConsumers / 32][kHeadTile];
+  uint64_t full[kStages];
+  uint64_t empty[kStages];
+  // O at the end, where P and the tiles were.
+  __device__ float* output() { return reinterpret_cast<float*>(&p[0][0][0]); }
 };
-static_assert(kStages * sizeof(uint16_t) == sizeof(float), "O in fp32 takes the place of the two key stages");
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
+static_assert(sizeof(SharedMemory<512>::p) + sizeof(SharedMemory<512>::tiles) >= 64 * 512 * sizeof(float), "O takes their place");
+static_assert(sizeof(SharedMemory<256>::p) + sizeof(SharedMemory<256>::tiles) >= 64 * 256 * sizeof(float));
+static_assert(sizeof(SharedMemory<64>::p) + sizeof(SharedMemory<64>::tiles) >= 64 * 64 * sizeof(float));
 
 struct Arguments {
   AttentionParams params;
@@ -87,20 +103,7 @@ struct Arguments {
   size_t entry_page_bytes;
   float logit_scale;  // softmax_scale·log2(e): exponentials are powers of two
   int num_head_tiles;
-  int min_rows, max_rows;  // this launch computes rows whose sequence has so many rows in the step
-};
-
-// What a CTA works on; the same in all its threads.
-struct Work {
-  int row;
-  int head_begin, num_heads;
-  int rank, num_ranks;
-  int position;
-  int first_position;  // of the window
-  int num_window, num_keys;
-  int tile_begin, tile_end;
-  const uint8_t* ring;        // the slot's page
-  const int32_t* page_table;  // of the sequence
+  int rows_per_cluster;
 };
 
 // A load that the compiler leaves where it is: loads that do not wait for each other's values are then under way together.
@@ -108,453 +111,503 @@ __device__ __forceinline__ int load_here(const int32_t* address) {
   return *static_cast<const volatile int32_t*>(address);
 }
 
-// False: the row belongs to the other launch.
-__device__ __forceinline__ bool find_keys(const Arguments& args, int seq_idx, Work& work) {
-  const AttentionParams& params = args.params;
-  const BatchView& batch = params.batch;
-  const int row_begin = load_here(batch.row_begin + seq_idx);
-  const int row_end = load_here(batch.row_begin + seq_idx + 1);
-  const int slot = load_here(batch.slots + seq_idx);
-  const int num_rows = row_end - row_begin;
-  if (num_rows < args.min_rows || num_rows > args.max_rows) return false;
-  work.first_position = max(work.position - params.window + 1, 0);
-  work.num_window = work.position - work.first_position + 1;
-  work.num_keys = work.num_window;
-  if (params.entries.data != nullptr) {
-    const int num_visible = num_visible_entries(work.position, params.ratio);
-    work.num_keys += params.selected == nullptr ? num_visible : min(num_visible, params.num_selected);
-  }
-  const int num_tiles = (work.num_keys + kKeyTile - 1) / kKeyTile;
-  work.tile_begin = num_tiles * work.rank / work.num_ranks;
-  work.tile_end = num_tiles * (work.rank + 1) / work.num_ranks;
-  work.ring = params.ring.data + static_cast<size_t>(slot) * args.ring_page_bytes;
-  work.page_table = batch.page_table + static_cast<int64_t>(seq_idx) * batch.page_table_stride;
-  return true;
-}
-
-struct EntryAddress {
-  const uint8_t* values;  // nullptr: no key here
-  const uint8_t* scales;
+// What a CTA works on; the same in all its threads.
+struct Work {
+  OutputShare share;
+  int position;
+  int first_place;  // of the window in the ring
+  int num_window, num_keys;
+  int tile_begin, tile_end;
+  const uint8_t* ring;        // the slot's page
+  const int32_t* page_table;  // of the sequence
 };
 
-template <int kDim>
-__device__ __forceinline__ EntryAddress entry_of_page(const uint8_t* page, int num_entries, int entry_idx) {
-  constexpr KvEntryLayout kLayout = Shape<kDim>::kLayout;
-  return {page + kLayout.value_offset(entry_idx), page + kLayout.scale_offset(entry_idx, num_entries)};
+// The keys of the row, and the run of tiles of rank `rank` of `num_ranks`.
+__device__ __forceinline__ void find_keys(const Arguments& args, int seq_idx, Work& work) {
+  const AttentionParams& params = args.params;
+  const int slot = load_here(params.batch.slots + seq_idx);
+  int num_window = min(work.position + 1, params.window);
+  int num_entries = 0;
+  if (params.entries.data != nullptr) {
+    const int num_visible = num_visible_entries(work.position, params.ratio);
+    num_entries = params.selected == nullptr ? num_visible : min(num_visible, params.num_selected);
+  }
+  if (params.key_counts != nullptr) {
+    num_window = max(0, min(num_window, load_here(params.key_counts + 2 * static_cast<int64_t>(work.share.row))));
+    num_entries = max(0, min(num_entries, load_here(params.key_counts + 2 * static_cast<int64_t>(work.share.row) + 1)));
+  }
+  work.first_place = (work.position - num_window + 1) % params.ring.ring_size;
+  work.num_window = num_window;
+  work.num_keys = num_window + num_entries;
+  const int num_tiles = (work.num_keys + kTileKeys - 1) / kTileKeys;
+  const int num_pieces = (num_tiles + kPieceTiles - 1) / kPieceTiles;
+  work.share.num_parts = max(1, min(work.share.num_ranks, num_pieces));
+  const int part = min(work.share.rank, work.share.num_parts);
+  work.tile_begin = min(num_tiles, num_pieces * part / work.share.num_parts * kPieceTiles);
+  work.tile_end = min(num_tiles, num_pieces * min(part + 1, work.share.num_parts) / work.share.num_parts * kPieceTiles);
+  work.ring = params.ring.data + static_cast<size_t>(slot) * args.ring_page_bytes;
+  work.page_table = params.batch.page_table + static_cast<int64_t>(seq_idx) * params.batch.page_table_stride;
 }
 
 // Index of a key in its cache: the place in the ring or the entry of the sequence; −1: none.
 __device__ __forceinline__ int find_entry(const AttentionParams& params, const Work& work, int key) {
   if (key >= work.num_keys) return -1;
-  if (key < work.num_window) return (work.first_position + key) % params.ring.ring_size;
+  if (key < work.num_window) {
+    const int place = work.first_place + key;
+    return place < params.ring.ring_size ? place : place - params.ring.ring_size;
+  }
   const int i = key - work.num_window;
-  return params.selected == nullptr ? i : params.selected[static_cast<int64_t>(work.row) * params.num_selected + i];
+  return params.selected == nullptr ? i : params.selected[static_cast<int64_t>(work.share.row) * params.num_selected + i];
 }
 
 template <int kDim>
-__device__ __forceinline__ EntryAddress locate(const Arguments& args, const Work& work, int key, int entry) {
+__device__ __forceinline__ EntryPlace locate(const Arguments& args, const Work& work, int key, int entry) {
   if (entry < 0) return {nullptr, nullptr};
+  constexpr KvEntryLayout kLayout{kDim};
   const AttentionParams& params = args.params;
-  if (key < work.num_window) return entry_of_page<kDim>(work.ring, params.ring.ring_size, entry);
+  if (key < work.num_window) return {work.ring + kLayout.value_offset(entry), work.ring + kLayout.scale_offset(entry, params.ring.ring_size)};
   const int entries_per_page = params.entries.entries_per_page;
   const int page_idx = entry / entries_per_page;
   const uint8_t* page = params.entries.data + static_cast<size_t>(work.page_table[page_idx]) * args.entry_page_bytes;
-  return entry_of_page<kDim>(page, entries_per_page, entry - page_idx * entries_per_page);
+  const int in_page = entry - page_idx * entries_per_page;
+  return {page + kLayout.value_offset(in_page), page + kLayout.scale_offset(in_page, entries_per_page)};
 }
 
-// One lane's quarter of an entry as stored: 16 codes of every FP8 block, 16 rotated dims.
-template <int kDim>
-struct EntryQuarter {
-  static constexpr int kScaled = Shape<kDim>::kScaled;
-  uint4 codes[kScaled > 0 ? kScaled : 1];
-  uint4 rope[2];
-  uint32_t scales[2];
-};
-
-// Zeros where there is no key: they become zeros in any format.
-template <int kDim>
-__device__ __forceinline__ void load_quarter(const EntryAddress& address, int quarter, EntryQuarter<kDim>& entry) {
-  constexpr int kScaled = Shape<kDim>::kScaled;
-  entry = EntryQuarter<kDim>{};
-  if (address.values == nullptr) return;
-  const uint4* values = reinterpret_cast<const uint4*>(address.values);
-#pragma unroll
-  for (int block = 0; block < kScaled; ++block) entry.codes[block] = values[block * (kKvBlock / 16) + quarter];
-  const uint4* rope = values + kScaled * (kKvBlock / 16) + quarter * 2;
-  entry.rope[0] = rope[0];
-  entry.rope[1] = rope[1];
-  if constexpr (kScaled > 4) {
-    const uint2 scales = *reinterpret_cast<const uint2*>(address.scales);
-    entry.scales[0] = scales.x;
-    entry.scales[1] = scales.y;
-  } else if constexpr (kScaled > 0) {
-    entry.scales[0] = *reinterpret_cast<const uint32_t*>(address.scales);
+// All threads that work on the row have come.
+__device__ __forceinline__ void sync_row(const OutputShare& share) {
+  if (share.num_ranks > 1) {
+    ptx::cluster_sync();
+  } else {
+    ptx::named_barrier_sync(kRowBarrier, kThreads);
   }
 }
 
-// 8 codes times a scale given as a pair of equal bf16. Both factors and the product are exact in bf16.
-__device__ __forceinline__ uint4 dequantise(uint32_t codes_low, uint32_t codes_high, uint32_t scale_pair) {
-  const uint2 low = e4m3x4_values(codes_low, scale_pair), high = e4m3x4_values(codes_high, scale_pair);
-  return make_uint4(low.x, low.y, high.x, high.y);
-}
-
-__device__ __forceinline__ void store_chunk(uint8_t* block, int row, int chunk, const uint4& value) {
-  *reinterpret_cast<uint4*>(block + swizzled_offset(row, chunk)) = value;
-}
-
+// The producer warpgroup: half of it fills the even tiles, half the odd ones, a thread per key. `first_tile`: tiles of earlier rows.
 template <int kDim>
-__device__ __forceinline__ void store_quarter(uint8_t* tile, int row, int quarter, const EntryQuarter<kDim>& entry) {
-  constexpr int kScaled = Shape<kDim>::kScaled;
-#pragma unroll
-  for (int block = 0; block < kScaled; ++block) {
-    const uint32_t code = (entry.scales[block / 4] >> (8 * (block % 4))) & 0xffu;
-    const uint32_t scale_pair = bf16_scale_pair(code);
-    const uint4& codes = entry.codes[block];
-    store_chunk(tile + block * kBlockBytes, row, 2 * quarter, dequantise(codes.x, codes.y, scale_pair));
-    store_chunk(tile + block * kBlockBytes, row, 2 * quarter + 1, dequantise(codes.z, codes.w, scale_pair));
-  }
-  store_chunk(tile + kScaled * kBlockBytes, row, 2 * quarter, entry.rope[0]);
-  store_chunk(tile + kScaled * kBlockBytes, row, 2 * quarter + 1, entry.rope[1]);
-}
-
-// The producer warpgroup: fills the stages with the CTA's key tiles.
-template <int kDim>
-__device__ __forceinline__ void produce(const Arguments& args, const Work& work, SharedMemory<kDim>& shared, int thread) {
-  const int quarter = thread % kLanesPerKey;
-  const int first_key = thread / 32 * kKeysPerWarp + thread % 32 / kLanesPerKey;  // within a tile
-  int next[kPasses];  // entries of the next tile: one step of the chain list → page table → entry is off the path
-#pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
-    next[pass] = find_entry(args.params, work, work.tile_begin * kKeyTile + first_key + pass * kKeysAtOnce);
-  }
-  for (int tile = work.tile_begin; tile < work.tile_end; ++tile) {
-    const int step = tile - work.tile_begin;
+__device__ __forceinline__ void produce(const Arguments& args, const Work& work, SharedMemory<kDim>& shared, int thread, int first_tile) {
+  const int key = thread % kTileKeys;
+  int tile = work.tile_begin + thread / kTileKeys;
+  int entry = tile < work.tile_end ? find_entry(args.params, work, tile * kTileKeys + key) : -1;
+  for (; tile < work.tile_end; tile += kPieceTiles) {
+    const EntryPlace place = locate<kDim>(args, work, tile * kTileKeys + key, entry);
+    const int step = first_tile + tile - work.tile_begin;
     const int stage = step % kStages;
-    EntryQuarter<kDim> entries[kPasses];
-#pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      const int key = tile * kKeyTile + first_key + pass * kKeysAtOnce;
-      load_quarter<kDim>(locate<kDim>(args, work, key, next[pass]), quarter, entries[pass]);
-    }
-    ptx::mbarrier_wait(&shared.empty[stage], (step / kStages & 1) ^ 1);
-#pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      const int key = first_key + pass * kKeysAtOnce;
-      store_quarter<kDim>(shared.keys[stage], key, quarter, entries[pass]);
-      if (quarter == 0) shared.bias[stage][key] = next[pass] < 0 ? minus_infinity() : 0.0f;
-      next[pass] = find_entry(args.params, work, (tile + 1) * kKeyTile + key);
-    }
-    ptx::fence_async_proxy();
-    ptx::mbarrier_arrive(&shared.full[stage]);
+    if (step >= kStages) ptx::mbarrier_wait(&shared.empty[stage], (step / kStages & 1) ^ 1);
+    fill_key<kDim>(shared.tiles[stage], key, place, &shared.full[stage]);
+    if (tile + kPieceTiles < work.tile_end) entry = find_entry(args.params, work, (tile + kPieceTiles) * kTileKeys + key);
   }
 }
 
-// Q [64, kDim] into shared memory by the consumers; rows beyond the model's heads are zeros.
+// Q [64 heads, kDim] into shared memory by the consumers, in the order of key_fragments(); rows beyond the model's heads are zeros.
 template <int kDim>
-__device__ __forceinline__ void load_queries(const AttentionParams& params, const Work& work, SharedMemory<kDim>& shared, int thread) {
-  constexpr int kChunks = kDim / 8;  // 16-byte chunks of a head
-  const Bf16* q = params.q + (static_cast<int64_t>(work.row) * params.num_heads + work.head_begin) * kDim;
-  const uint32_t destination = ptx::shared_address(shared.q);
-#pragma unroll 8
-  for (int i = thread; i < kHeadTile * kChunks; i += Shape<kDim>::kConsumers) {
-    const int head = i / kChunks;
-    const int chunk = i % kChunks;
-    const bool valid = head < work.num_heads;
-    ptx::async_load_16(destination + chunk / 8 * kBlockBytes + swizzled_offset(head, chunk % 8), q + (valid ? i * 8 : 0), valid);
+__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputShare& share, SharedMemory<kDim>& shared, int thread) {
+  constexpr int kItems = kHeadTile / 4 * Shape<kDim>::kBlocks / (kConsumers / 32);  // of a warp: 4 heads × a block
+  constexpr int kAtOnce = kItems < 8 ? kItems : 8;
+  static_assert(kItems % kAtOnce == 0);
+  const Bf16* q = params.q + (static_cast<int64_t>(share.row) * params.num_heads + share.head_begin) * kDim;
+  const int warp = thread / 32, chunk = thread % 8, head_in_group = thread % 32 / 8;
+#pragma unroll 1
+  for (int begin = 0; begin < kItems; begin += kAtOnce) {
+    uint4 chunks[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int item = (begin + j) * (kConsumers / 32) + warp;
+      const int head = item / Shape<kDim>::kBlocks * 4 + head_in_group, block = item % Shape<kDim>::kBlocks;
+      chunks[j] = head < share.num_heads
+                      ? *reinterpret_cast<const uint4*>(q + static_cast<int64_t>(head) * kDim + block * kBlockDims + chunk * 8)
+                      : make_uint4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int item = (begin + j) * (kConsumers / 32) + warp;
+      const int head = item / Shape<kDim>::kBlocks * 4 + head_in_group, block = item % Shape<kDim>::kBlocks;
+      const uint4 c = chunks[j];
+      const uint32_t words[2][2] = {{__byte_perm(c.x, c.y, 0x5410), __byte_perm(c.x, c.y, 0x7632)},
+                                    {__byte_perm(c.z, c.w, 0x5410), __byte_perm(c.z, c.w, 0x7632)}};
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+          const uint32_t offset = query_offset(2 * chunk + i, odd);
+          *reinterpret_cast<uint32_t*>(shared.q[block] + swizzled_offset(head, offset / 16) + offset % 16) = words[i][odd];
+        }
+      }
+    }
   }
-  ptx::async_load_wait();
-  ptx::fence_async_proxy();
-  ptx::named_barrier_sync(kConsumerBarrier, Shape<kDim>::kConsumers);
 }
 
-template <int kCount, typename T>
-__device__ __forceinline__ void fence_operands(T (&values)[kCount]) {
+template <int kCount>
+__device__ __forceinline__ void fence_operands(float (&values)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) ptx::wgmma_fence_operand(values[i]);
 }
-
-// A consumer thread's part of the online softmax: of rows g and g + 8 of its warp.
-struct Softmax {
-  float max[2];  // running maximum of logits·log2(e), the same in the four lanes of a row
-  float sum[2];  // running sum of this thread's columns
-};
-
-// s: S of this thread → probabilities relative to the new maximum. `scale`: what O and the sums so far are to be multiplied by.
-__device__ __forceinline__ void update_softmax(float (&s)[kKeyTile / 2], const float* bias, float logit_scale, int lane, Softmax& softmax,
-                                               float (&scale)[2]) {
-  float tile_max[2] = {minus_infinity(), minus_infinity()};
+__device__ __forceinline__ void fence_operands(uint32_t (&a)[4][4]) {
 #pragma unroll
-  for (int j = 0; j < kKeyTile / 8; ++j) {
-    const float2 column_bias = *reinterpret_cast<const float2*>(bias + 8 * j + lane % 4 * 2);
+  for (int i = 0; i < 16; ++i) ptx::wgmma_fence_operand(a[i / 4][i % 4]);
+}
+
+// s[64 keys, 64 heads] = K·Qᵀ of a tile, not scaled, by a warpgroup. A block's fragments are made while the one before it is multiplied.
+template <int kDim>
+__device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, const KeyTile<kDim>& tile, float (&s)[kHeadTile / 2]) {
+  uint32_t a[2][4][4];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float* logits = s + 4 * j + 2 * half;
-      logits[0] = fmaf(logits[0], logit_scale, column_bias.x);
-      logits[1] = fmaf(logits[1], logit_scale, column_bias.y);
-      tile_max[half] = fmaxf(tile_max[half], fmaxf(logits[0], logits[1]));
+  for (int block = 0; block < Shape<kDim>::kBlocks; ++block) {
+    uint32_t(&fragments)[4][4] = a[block % 2];
+    key_fragments<kDim>(tile, block, fragments);
+    const uint64_t q = swizzled_descriptor(ptx::shared_address(shared.q[block]));
+    fence_operands(fragments);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      ptx::wgmma_bf16_rs<kHeadTile, false>(s, fragments[step], q + 2 * step, block > 0 || step > 0);
+    }
+    ptx::wgmma_commit_group();
+    if (block == 0) continue;
+    ptx::wgmma_wait_group<1>();
+    fence_operands(a[(block + 1) % 2]);
+  }
+  ptx::wgmma_wait_group<0>();
+  fence_operands(a[(Shape<kDim>::kBlocks + 1) % 2]);
+  fence_operands(s);
+}
+
+// 2^(from − to) for from ≤ to; 0 below 2^-126.
+__device__ __forceinline__ float power_of_two(int from, int to) {
+  const int exponent = from - to;
+  return exponent < -126 ? 0.0f : __int_as_float((127 + exponent) << 23);
+}
+
+// Halves what each lane holds: with lane ^ kBit it exchanges one half of values[2·kCount] and keeps the other, combined.
+template <int kCount, int kBit, class Combine>
+__device__ __forceinline__ void exchange_half(float (&values)[16], const Combine& combine) {
+  const bool upper = (threadIdx.x & kBit) != 0;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const float other = __shfl_xor_sync(0xffffffffu, upper ? values[i] : values[i + kCount], kBit);
+    values[i] = combine(upper ? values[i + kCount] : values[i], other);
+  }
+}
+
+// values[2j + e] of lane (g, q) belongs to head 8j + 2q + e and some keys. Returns, in lane l, the combination over all eight g of heads 2l
+// and 2l + 1.
+template <class Combine>
+__device__ __forceinline__ float2 combine_keys(float (&values)[16], const Combine& combine) {
+  exchange_half<8, 16>(values, combine);
+  exchange_half<4, 8>(values, combine);
+  exchange_half<2, 4>(values, combine);
+  return make_float2(values[0], values[1]);
+}
+
+// The sum relative to a later maximum.
+__device__ __forceinline__ float rebased_sum(const WarpSum& sum, int maximum) {
+  return sum.value * power_of_two(sum.maximum, maximum);
+}
+
+// s ← the logits in powers of two, −∞ where there is no key; their maxima go to shared memory.
+template <int kDim>
+__device__ __forceinline__ void find_maxima(SharedMemory<kDim>& shared, const KeyTile<kDim>& tile, float scale, float (&s)[kHeadTile / 2]) {
+  const int lane = threadIdx.x % 32;
+  const int key = threadIdx.x / 32 % 4 * 16 + lane / 4;
+  const float bias[2] = {tile.bias[key], tile.bias[key + 8]};
+  float largest[16];
+#pragma unroll
+  for (int i = 0; i < kHeadTile / 2; ++i) s[i] = fmaf(s[i], scale, bias[i / 2 % 2]);
+#pragma unroll
+  for (int i = 0; i < 16; ++i) largest[i] = fmaxf(s[i / 2 * 4 + i % 2], s[i / 2 * 4 + i % 2 + 2]);
+  const float2 maximum = combine_keys(largest, [](float a, float b) { return fmaxf(a, b); });
+  atomicMax(&shared.maxima[2 * lane], max(__float2int_ru(maximum.x), kNoMaximum));
+  atomicMax(&shared.maxima[2 * lane + 1], max(__float2int_ru(maximum.y), kNoMaximum));
+}
+
+// Logits → probabilities relative to the maxima: into shared memory as two bf16 terms, and to the sums.
+template <int kDim>
+__device__ __forceinline__ void weigh_keys(SharedMemory<kDim>& shared, int tile_in_piece, float (&s)[kHeadTile / 2]) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  const int2* maxima = reinterpret_cast<const int2*>(shared.maxima);
+  const uint32_t high = ptx::shared_address(shared.p[tile_in_piece][0]);
+  const uint32_t row = warp * 16 + lane % 16;
+  float totals[16];
+#pragma unroll
+  for (int pair = 0; pair < 4; ++pair) {  // of groups of eight heads
+    uint32_t words[2][4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int j = 2 * pair + i;
+      const int2 maximum = maxima[4 * j + lane % 4];
+      const float x = static_cast<float>(maximum.x), y = static_cast<float>(maximum.y);
+      float p[4];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        p[2 * half] = ptx::exp2_approx(s[4 * j + 2 * half] - x);
+        p[2 * half + 1] = ptx::exp2_approx(s[4 * j + 2 * half + 1] - y);
+        const uint32_t word = ptx::convert_bf16x2(p[2 * half + 1], p[2 * half]);
+        words[0][2 * i + half] = word;
+        words[1][2 * i + half] = ptx::convert_bf16x2(p[2 * half + 1] - high_to_float(word), p[2 * half] - low_to_float(word));
+      }
+      totals[2 * j] = p[0] + p[2];
+      totals[2 * j + 1] = p[1] + p[3];
+    }
+    const uint32_t place = swizzled_offset(row, 2 * pair + lane / 16);
+    ptx::store_matrices(high + place, words[0][0], words[0][1], words[0][2], words[0][3]);
+    ptx::store_matrices(high + kBlockBytes + place, words[1][0], words[1][1], words[1][2], words[1][3]);
+  }
+  const float2 total = combine_keys(totals, [](float a, float b) { return a + b; });
+  const int2 maximum = maxima[lane];
+  WarpSum* sums = &shared.sums[threadIdx.x / 32][2 * lane];
+  sums[0] = {rebased_sum(sums[0], maximum.x) + total.x, maximum.x};
+  sums[1] = {rebased_sum(sums[1], maximum.y) + total.y, maximum.y};
+}
+
+// o += Vᵀ·P of a tile, for a warpgroup's blocks, whose products are left under way.
+template <int kDim>
+__device__ __forceinline__ void add_values(SharedMemory<kDim>& shared, const KeyTile<kDim>& tile, int tile_in_piece, int group,
+                                           float (&o)[Shape<kDim>::kGroupBlocks][kHeadTile / 2]) {
+  const uint64_t high = swizzled_descriptor(ptx::shared_address(shared.p[tile_in_piece][0]));
+  const uint64_t low = swizzled_descriptor(ptx::shared_address(shared.p[tile_in_piece][1]));
+  uint32_t a[2][4][4];
+#pragma unroll
+  for (int i = 0; i < Shape<kDim>::kGroupBlocks; ++i) {
+    const int block = group * Shape<kDim>::kGroupBlocks + i;
+    value_fragments<kDim>(tile, block, is_rotated_block<kDim>(block, i), a[i % 2]);
+    fence_operands(a[i % 2]);
+    fence_operands(o[i]);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      ptx::wgmma_bf16_rs<kHeadTile, true>(o[i], a[i % 2][step], high + step * kProbabilityStep, true);
+      ptx::wgmma_bf16_rs<kHeadTile, true>(o[i], a[i % 2][step], low + step * kProbabilityStep, true);
+    }
+    ptx::wgmma_commit_group();
+    if (i == 0) continue;
+    ptx::wgmma_wait_group<1>();
+    fence_operands(a[(i + 1) % 2]);
+  }
+  ptx::wgmma_wait_group<0>();
+  fence_operands(a[0]);
+  fence_operands(a[1]);
+#pragma unroll
+  for (int i = 0; i < Shape<kDim>::kGroupBlocks; ++i) fence_operands(o[i]);
+}
+
+// o ← o·rescale.
+template <int kDim>
+__device__ __forceinline__ void rescale_output(const SharedMemory<kDim>& shared, float (&o)[Shape<kDim>::kGroupBlocks][kHeadTile / 2]) {
+  const float2* rescale = reinterpret_cast<const float2*>(shared.rescale);
+#pragma unroll
+  for (int j = 0; j < kHeadTile / 8; ++j) {
+    const float2 factor = rescale[4 * j + threadIdx.x % 4];
+#pragma unroll
+    for (int i = 0; i < Shape<kDim>::kGroupBlocks; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        o[i][4 * j + 2 * half] *= factor.x;
+        o[i][4 * j + 2 * half + 1] *= factor.y;
+      }
     }
   }
+}
+
+// The CTA's part of O, its maxima and sums, into shared memory where P and the tiles were.
+template <int kDim>
+__device__ __forceinline__ void store_part(SharedMemory<kDim>& shared, int thread,
+                                           const float (&o)[Shape<kDim>::kGroupBlocks][kHeadTile / 2]) {
+  const int lane = thread % 32, g = lane / 4, q = lane % 4, warp = thread / 32 % 4, group = thread / kGroupThreads;
+  ptx::named_barrier_sync(kConsumerBarrier, kConsumers);  // nobody reads P or tiles any more
+  float* part = shared.output();
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float max = fmaxf(tile_max[half], __shfl_xor_sync(0xffffffffu, tile_max[half], 1));
-    max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
-    max = fmaxf(max, softmax.max[half]);
-    const float reference = max == minus_infinity() ? 0.0f : max;  // no key so far: every probability is 2^−∞
-    scale[half] = exp2f(softmax.max[half] - reference);
-    softmax.max[half] = max;
+  for (int i = 0; i < Shape<kDim>::kGroupBlocks; ++i) {
+    const int block = group * Shape<kDim>::kGroupBlocks + i;
+    if (Shape<kDim>::kBlocks == 1 && group == 1) continue;
+    const bool is_rotated = is_rotated_block<kDim>(block, i);
+    // Heads 2q, 2q + 1 and every eighth from there on have the same permutation.
+    const int dim = block * kBlockDims + warp * 16 + (is_rotated ? g : 2 * g);
+    float* dims = part + part_offset<kDim>(2 * q, dim);
+    float* upper_dims = part + part_offset<kDim>(2 * q, dim + (is_rotated ? 8 : 1));
+#pragma unroll
+    for (int j = 0; j < kHeadTile / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        dims[(8 * j + e) * kDim] = o[i][4 * j + e];
+        upper_dims[(8 * j + e) * kDim] = o[i][4 * j + 2 + e];
+      }
+    }
+  }
+  if (thread < kHeadTile) {
     float sum = 0.0f;
 #pragma unroll
-    for (int j = 0; j < kKeyTile / 8; ++j) {
-      float* p = s + 4 * j + 2 * half;
-      p[0] = exp2f(p[0] - reference);
-      p[1] = exp2f(p[1] - reference);
-      sum += p[0] + p[1];
-    }
-    softmax.sum[half] = fmaf(softmax.sum[half], scale[half], sum);
+    for (int i = 0; i < kConsumers / 32; ++i) sum += rebased_sum(shared.sums[i][thread], shared.maxima[thread]);
+    shared.part.sums[thread] = sum;
+    shared.part.maxima[thread] = static_cast<float>(shared.maxima[thread]);
   }
 }
 
-// Probabilities as A fragments of the value product: the accumulator of columns 16k … 16k+15 is the fragment of those 16 keys. p = high +
-// low up to 2^-17 of p.
-__device__ __forceinline__ void split_probabilities(const float (&p)[kKeyTile / 2], uint32_t (&high)[kKeyTile / 16][4],
-                                                    uint32_t (&low)[kKeyTile / 16][4]) {
-#pragma unroll
-  for (int k = 0; k < kKeyTile / 16; ++k) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float even = p[8 * k + 2 * i];
-      const float odd = p[8 * k + 2 * i + 1];
-      high[k][i] = ptx::convert_bf16x2(odd, even);
-      low[k][i] = ptx::convert_bf16x2(odd - high_to_float(high[k][i]), even - low_to_float(high[k][i]));
-    }
-  }
-}
-
-// Where O[head, dim] of a part lies, in floats: units of 32 bytes are permuted so that the rows of a fragment meet different banks.
+// The consumers' work on the CTA's keys of a row: tiles first_tile … first_tile + num_tiles − 1 of those that pass through shared memory.
 template <int kDim>
-__device__ __forceinline__ int part_offset(int head, int dim) {
-  return head * kDim + (((dim >> 3) ^ (head & 3)) << 3) + (dim & 7);
-}
-
-// The loop of one consumer warpgroup over the CTA's key tiles; then its part of O, maxima and sums are in shared memory.
-template <int kDim>
-__device__ __forceinline__ void consume(const Arguments& args, const Work& work, SharedMemory<kDim>& shared, int thread) {
+__device__ __forceinline__ void consume(SharedMemory<kDim>& shared, int thread, float logit_scale, int first_tile, int num_tiles) {
   using S = Shape<kDim>;
   const int group = thread / kGroupThreads;
-  const int warp = thread % kGroupThreads / 32;
-  const int lane = thread % 32;
-  float o[S::kGroupDims / 2];
+  if (thread < kHeadTile) shared.maxima[thread] = shared.previous[thread] = kNoMaximum;
+  for (int i = thread % 32; i < kHeadTile; i += 32) shared.sums[thread / 32][i] = {0.0f, kNoMaximum};
+  if (thread == 0) shared.rescales[0] = shared.rescales[1] = 0;
+  ptx::fence_async_proxy();
+  ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
+  float o[S::kGroupBlocks][kHeadTile / 2];
 #pragma unroll
-  for (int i = 0; i < S::kGroupDims / 2; ++i) o[i] = 0.0f;
-  Softmax softmax{{minus_infinity(), minus_infinity()}, {0.0f, 0.0f}};
-  if (work.tile_begin < work.tile_end) load_queries<kDim>(args.params, work, shared, thread);
-
-  const uint64_t q = swizzled_descriptor(ptx::shared_address(shared.q));
-  for (int tile = work.tile_begin; tile < work.tile_end; ++tile) {
-    const int step = tile - work.tile_begin;
-    const int stage = step % kStages;
-    const uint32_t tile_address = ptx::shared_address(shared.keys[stage]);
-    const uint64_t keys = swizzled_descriptor(tile_address);
-    // K rows of the value product are keys: groups of 8 lie 1024 bytes apart, tiles of 64 dims one block.
-    const uint64_t values = swizzled_descriptor(tile_address + group * (S::kGroupDims / kKvBlock) * kBlockBytes, kBlockBytes);
-    ptx::mbarrier_wait(&shared.full[stage], step / kStages & 1);
-
-    float s[kKeyTile / 2];
-    ptx::wgmma_fence();
+  for (int i = 0; i < S::kGroupBlocks; ++i) {
 #pragma unroll
-    for (int k = 0; k < kDim / 16; ++k) {
-      const uint32_t offset = (k / 4 * kBlockBytes + k % 4 * 32) >> 4;
-      ptx::wgmma_bf16_ss<kKeyTile>(s, q + offset, keys + offset, k > 0);
-    }
-    ptx::wgmma_commit_group();
-    ptx::wgmma_wait_group<0>();
-    fence_operands(s);
-
-    float scale[2];
-    update_softmax(s, shared.bias[stage], args.logit_scale, lane, softmax, scale);
-    uint32_t high[kKeyTile / 16][4], low[kKeyTile / 16][4];
-    split_probabilities(s, high, low);
-    if (__any_sync(0xffffffffu, scale[0] != 1.0f || scale[1] != 1.0f)) {
-#pragma unroll
-      for (int i = 0; i < S::kGroupDims / 2; ++i) o[i] *= scale[i / 2 % 2];
-    }
-    fence_operands(o);
-#pragma unroll
-    for (int k = 0; k < kKeyTile / 16; ++k) {
-      fence_operands(high[k]);
-      fence_operands(low[k]);
-    }
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < kKeyTile / 16; ++k) {
-      const uint32_t offset = (k * 16 * kSwizzleRowBytes) >> 4;
-      ptx::wgmma_bf16_rs<S::kGroupDims, true>(o, high[k], values + offset, true);
-      ptx::wgmma_bf16_rs<S::kGroupDims, true>(o, low[k], values + offset, true);
-    }
-    ptx::wgmma_commit_group();
-    ptx::wgmma_wait_group<0>();
-    fence_operands(o);
-    ptx::mbarrier_arrive(&shared.empty[stage]);
+    for (int j = 0; j < kHeadTile / 2; ++j) o[i][j] = 0.0f;
   }
-
-  // No consumer reads keys any more, and the producer has no tile left: O takes their place.
-  ptx::named_barrier_sync(kConsumerBarrier, S::kConsumers);
-  float* part = reinterpret_cast<float*>(shared.keys);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int head = warp * 16 + lane / 4 + half * 8;
-#pragma unroll
-    for (int j = 0; j < S::kGroupDims / 8; ++j) {
-      const int dim = group * S::kGroupDims + j * 8 + lane % 4 * 2;
-      *reinterpret_cast<float2*>(part + part_offset<kDim>(head, dim)) = make_float2(o[4 * j + 2 * half], o[4 * j + 2 * half + 1]);
+  const int end = first_tile + num_tiles;
+#pragma unroll 1
+  for (int tile = first_tile; tile < end; tile += kPieceTiles) {
+    const int mine = tile + group;
+    const int parity = (tile - first_tile) / kPieceTiles % 2;
+    float s[kHeadTile / 2];
+    if (mine < end) {
+      const KeyTile<kDim>& keys = shared.tiles[mine % kStages];
+      ptx::mbarrier_wait(&shared.full[mine % kStages], mine / kStages & 1);
+      multiply_keys<kDim>(shared, keys, s);
+      find_maxima<kDim>(shared, keys, logit_scale, s);
     }
-    float sum = softmax.sum[half] + __shfl_xor_sync(0xffffffffu, softmax.sum[half], 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    if (group == 0 && lane % 4 == 0) {
-      shared.row_max[head] = softmax.max[half];
-      shared.row_sum[head] = sum;
+    ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
+    if (mine < end) weigh_keys<kDim>(shared, group, s);
+    if (thread < kHeadTile) {
+      const int maximum = shared.maxima[thread];
+      if (maximum != shared.previous[thread]) shared.rescales[parity] = 1;
+      shared.rescale[thread] = power_of_two(shared.previous[thread], maximum);
+      shared.previous[thread] = maximum;
+      if (thread == 0) shared.rescales[parity ^ 1] = 0;
+    }
+    ptx::fence_async_proxy();
+    ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
+    if (shared.rescales[parity] != 0 && tile > first_tile) rescale_output<kDim>(shared, o);
+#pragma unroll 1
+    for (int i = 0; i < kPieceTiles && tile + i < end; ++i) {
+      const int stage = (tile + i) % kStages;
+      ptx::mbarrier_wait(&shared.full[stage], (tile + i) / kStages & 1);
+      if (S::kBlocks > 1 || group == 0) add_values<kDim>(shared, shared.tiles[stage], i, group, o);
+      ptx::mbarrier_arrive(&shared.empty[stage]);
     }
   }
-  __syncwarp();
+  store_part<kDim>(shared, thread, o);
 }
 
-// Adds the parts of all CTAs of the cluster for every num_ranks-th head, one head per consumer warp at a time, and writes the output.
-template <int kDim>
-__device__ __forceinline__ void finish(const AttentionParams& params, const Work& work, SharedMemory<kDim>& shared, int thread) {
-  constexpr int kColumns = 32 * 4;  // dims of a warp at a time
-  constexpr int kVectors = (kDim + kColumns - 1) / kColumns;
-  const int lane = thread % 32;
-  for (int head = thread / 32 * work.num_ranks + work.rank; head < work.num_heads; head += Shape<kDim>::kConsumers / 32 * work.num_ranks) {
-    float part_max = minus_infinity();
-    float part_sum = 0.0f;
-    if (lane < work.num_ranks) {
-      part_max = ptx::load_cluster(ptx::map_shared(&shared.row_max[head], lane));
-      part_sum = ptx::load_cluster(ptx::map_shared(&shared.row_sum[head], lane));
-    }
-    const float max = warp_max(part_max);
-    const float part_weight = exp2f(part_max - max);  // 0 for a part without keys
-    part_sum *= part_weight;
-    float denominator = 0.0f;
-    float4 sums[kVectors];
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) sums[v] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 8
-    for (int rank = 0; rank < work.num_ranks; ++rank) {
-      const float weight = __shfl_sync(0xffffffffu, part_weight, rank);
-      denominator += __shfl_sync(0xffffffffu, part_sum, rank);
-      const uint32_t part = ptx::map_shared(shared.keys, rank);
-#pragma unroll
-      for (int v = 0; v < kVectors; ++v) {
-        const int dim = v * kColumns + lane * 4;
-        if (dim >= kDim) continue;
-        const float4 o = ptx::load_cluster_float4(part + part_offset<kDim>(head, dim) * sizeof(float));
-        sums[v] = make_float4(fmaf(weight, o.x, sums[v].x), fmaf(weight, o.y, sums[v].y), fmaf(weight, o.z, sums[v].z),
-                              fmaf(weight, o.w, sums[v].w));
-      }
-    }
-    denominator += exp2f(params.sink[work.head_begin + head] * kLog2E - max);
-
-    Bf16* out = params.out + (static_cast<int64_t>(work.row) * params.num_heads + work.head_begin + head) * kDim;
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      const int dim = v * kColumns + lane * 4;
-      if (dim >= kDim) continue;
-      float o[4] = {round_to_bf16(sums[v].x / denominator), round_to_bf16(sums[v].y / denominator), round_to_bf16(sums[v].z / denominator),
-                    round_to_bf16(sums[v].w / denominator)};
-      if (dim >= kDim - kRopeDim) {
-        const int pair = (dim - (kDim - kRopeDim)) / 2;
-        rotate_back(o[0], o[1], shared.rotations[pair]);
-        rotate_back(o[2], o[3], shared.rotations[pair + 1]);
-      }
-      *reinterpret_cast<uint2*>(out + dim) = make_uint2(ptx::convert_bf16x2(o[1], o[0]), ptx::convert_bf16x2(o[3], o[2]));
-    }
-  }
+// The i-th row of this CTA's list: the rows of its cluster, which share the short ones; then again the same rows, of which every CTA has the
+// long ones of its rank. num_parts is not known yet.
+__device__ __forceinline__ OutputShare find_share(const Arguments& args, int i) {
+  const bool alone = i >= args.rows_per_cluster;
+  const int num_ranks = static_cast<int>(ptx::cluster_size());
+  const int cluster = static_cast<int>(blockIdx.x) / num_ranks;
+  OutputShare share;
+  share.row = cluster / args.num_head_tiles * args.rows_per_cluster + (alone ? i - args.rows_per_cluster : i);
+  share.head_begin = cluster % args.num_head_tiles * kHeadTile;
+  share.num_heads = min(args.params.num_heads - share.head_begin, kHeadTile);
+  share.rank = alone ? 0 : static_cast<int>(ptx::cluster_rank());
+  share.num_ranks = alone ? 1 : num_ranks;
+  share.first_part = alone ? static_cast<int>(ptx::cluster_rank()) : 0;
+  share.num_parts = 1;
+  return share;
 }
 
-// A padding row: this CTA's share of zeros.
-template <int kDim>
-__device__ __forceinline__ void write_zeros(const AttentionParams& params, const Work& work) {
-  uint4* out = reinterpret_cast<uint4*>(params.out + (static_cast<int64_t>(work.row) * params.num_heads + work.head_begin) * kDim);
-  const int stride = work.num_ranks * Shape<kDim>::kThreads;
-  for (int i = work.rank * Shape<kDim>::kThreads + threadIdx.x; i < work.num_heads * kDim / 8; i += stride) out[i] = make_uint4(0, 0, 0, 0);
+// Whether the i-th row of this CTA's list has keys for it; padding rows are written on the way. The same in all threads.
+__device__ __forceinline__ bool find_work(const Arguments& args, int i, Work& work) {
+  const AttentionParams& params = args.params;
+  const bool alone = i >= args.rows_per_cluster;
+  work.share = find_share(args, i);
+  if (work.share.row >= params.batch.num_tokens) return false;
+  if (alone && (i - args.rows_per_cluster) % static_cast<int>(ptx::cluster_size()) != static_cast<int>(ptx::cluster_rank())) return false;
+  work.position = load_here(params.batch.positions + work.share.row);
+  const int seq_idx = load_here(params.batch.seq_idx + work.share.row);
+  if (work.position < 0) {
+    if (!alone) write_padding(params, work.share, kThreads);
+    return false;
+  }
+  const int num_rows = load_here(params.batch.row_begin + seq_idx + 1) - load_here(params.batch.row_begin + seq_idx);
+  if ((num_rows > kMaxSplitRows) != alone) return false;
+  find_keys(args, seq_idx, work);
+  return true;
 }
 
 template <int kDim>
-__global__ void __launch_bounds__(Shape<kDim>::kThreads, 1) attention_kernel(const __grid_constant__ Arguments args) {
-  using S = Shape<kDim>;
+__global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Arguments args) {
   extern __shared__ __align__(kSwizzleAtomBytes) uint8_t memory[];
   SharedMemory<kDim>& shared = *reinterpret_cast<SharedMemory<kDim>*>(memory);
-  const AttentionParams& params = args.params;
   const int thread = threadIdx.x;
-  Work work;
-  work.num_ranks = static_cast<int>(ptx::cluster_size());
-  work.rank = static_cast<int>(ptx::cluster_rank());
-  const int item = static_cast<int>(blockIdx.x) / work.num_ranks;
-  work.row = item / args.num_head_tiles;
-  work.head_begin = item % args.num_head_tiles * kHeadTile;
-  work.num_heads = min(params.num_heads - work.head_begin, kHeadTile);
   if (thread == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
-      ptx::mbarrier_init(&shared.full[stage], kGroupThreads);
-      ptx::mbarrier_init(&shared.empty[stage], S::kConsumers);
+      ptx::mbarrier_init(&shared.full[stage], kTileKeys);
+      ptx::mbarrier_init(&shared.empty[stage], kConsumers);
     }
     ptx::fence_barrier_init();
   }
+  __syncthreads();
   ptx::grid_dependency_wait();
   ptx::grid_launch_dependents();
-  work.position = load_here(params.batch.positions + work.row);
-  const int seq_idx = load_here(params.batch.seq_idx + work.row);
-  if (work.position < 0) {
-    write_zeros<kDim>(params, work);
-    return;
-  }
-  if (!find_keys(args, seq_idx, work)) return;
-  __syncthreads();
 
-  if (thread >= S::kConsumers) {
-    if constexpr (S::kGroups > 1) ptx::decrease_registers<kProducerRegisters>();
-    const int producer = thread - S::kConsumers;
-    produce<kDim>(args, work, shared, producer);
-    if (producer < kRopeDim / 2) shared.rotations[producer] = rope_rotation(work.position, params.freqs[producer]);
-    __syncwarp();
-    ptx::cluster_sync();  // the parts of all CTAs are there
-    ptx::cluster_sync();  // all of them have been read
+  const int num_rows = 2 * args.rows_per_cluster;
+  int first_tile = 0;  // of the row, counted over the CTA's rows
+  if (thread >= kConsumers) {
+    ptx::decrease_registers<kProducerRegisters>();
+    const int producer = thread - kConsumers;
+#pragma unroll 1
+    for (int i = 0; i < num_rows; ++i) {
+      Work work;
+      if (!find_work(args, i, work)) continue;
+      produce<kDim>(args, work, shared, producer, first_tile);
+      if (producer == 0) shared.part.num_parts = work.share.num_parts;
+      if (producer < kRopeDim / 2) shared.part.rotations[producer] = rope_rotation(work.position, args.params.freqs[producer]);
+      __syncwarp();
+      sync_row(work.share);  // the parts of all CTAs are there
+      sync_row(work.share);  // all of them have been read
+      first_tile += work.tile_end - work.tile_begin;
+    }
   } else {
-    if constexpr (S::kGroups > 1) ptx::increase_registers<kConsumerRegisters>();
-    consume<kDim>(args, work, shared, thread);
-    ptx::cluster_sync();
-    finish<kDim>(params, work, shared, thread);
-    __syncwarp();
-    ptx::cluster_sync();
+    ptx::increase_registers<kConsumerRegisters>();
+#pragma unroll 1
+    for (int i = 0; i < num_rows; ++i) {
+      Work work;
+      if (!find_work(args, i, work)) continue;
+      load_queries<kDim>(args.params, work.share, shared, thread);
+      consume<kDim>(shared, thread, args.logit_scale, first_tile, work.tile_end - work.tile_begin);
+      OutputShare share = find_share(args, i);  // anew: the registers were needed for O
+      sync_row(share);
+      share.num_parts = shared.part.num_parts;
+      finish<kDim>(args.params, share, shared.output(), shared.part, thread, kConsumers / 32);
+      ptx::fence_async_proxy();  // the next row's bulk copies come after these accesses
+      sync_row(share);
+      first_tile += work.tile_end - work.tile_begin;
+    }
   }
+}
+
+// CTAs for a row that is split: as few as have no longer runs of pieces than the most CTAs would have for the layer's longest list.
+int num_split_ctas(const AttentionParams& params) {
+  if (params.entries.data != nullptr && params.selected == nullptr) return kMaxSplitCtas;
+  const int num_keys = params.window + (params.entries.data == nullptr ? 0 : params.num_selected);
+  constexpr int kPieceKeys = kPieceTiles * kTileKeys;
+  const int num_pieces = (num_keys + kPieceKeys - 1) / kPieceKeys;
+  const int longest_run = (num_pieces + kMaxSplitCtas - 1) / kMaxSplitCtas;
+  return (num_pieces + longest_run - 1) / longest_run;
 }
 
 template <int kDim>
 void launch_attention(Context& context, const AttentionParams& params) {
   Arguments args{};
   args.params = params;
-  args.ring_page_bytes = Shape<kDim>::kLayout.page_bytes(params.ring.ring_size);
-  args.entry_page_bytes = params.entries.data == nullptr ? 0 : Shape<kDim>::kLayout.page_bytes(params.entries.entries_per_page);
+  args.ring_page_bytes = KvEntryLayout{kDim}.page_bytes(params.ring.ring_size);
+  args.entry_page_bytes = params.entries.data == nullptr ? 0 : KvEntryLayout{kDim}.page_bytes(params.entries.entries_per_page);
   args.logit_scale = params.softmax_scale * kLog2E;
   args.num_head_tiles = (params.num_heads + kHeadTile - 1) / kHeadTile;
+  const bool all_long = params.min_new_tokens > kMaxSplitRows;
+  const bool all_short = params.max_new_tokens > 0 && params.max_new_tokens <= kMaxSplitRows;
   LaunchConfig config;
-  config.block = dim3(Shape<kDim>::kThreads);
+  config.block = dim3(kThreads);
   config.shared_bytes = sizeof(SharedMemory<kDim>);
-  const unsigned num_items = static_cast<unsigned>(params.batch.num_tokens) * static_cast<unsigned>(args.num_head_tiles);
-  if (params.min_new_tokens <= kMaxSplitRows) {
-    config.grid = dim3(num_items * kSplitCtas);
-    config.cluster_size = kSplitCtas;
-    args.min_rows = 0;
-    args.max_rows = kMaxSplitRows;
-    launch(context, "attention", attention_kernel<kDim>, config, args);
-  }
-  if (params.max_new_tokens == 0 || params.max_new_tokens > kMaxSplitRows) {
-    config.grid = dim3(num_items);
-    config.cluster_size = 1;
-    args.min_rows = kMaxSplitRows + 1;
-    args.max_rows = INT32_MAX;
-    launch(context, "attention", attention_kernel<kDim>, config, args);
-  }
+  config.cluster_size = all_long ? 1 : num_split_ctas(params);
+  args.rows_per_cluster = all_short ? 1 : config.cluster_size;
+  const int num_groups = (params.batch.num_tokens + args.rows_per_cluster - 1) / args.rows_per_cluster;
+  config.grid = dim3(static_cast<unsigned>(num_groups) * static_cast<unsigned>(args.num_head_tiles * config.cluster_size));
+  launch(context, "attention", attention_kernel<kDim>, config, args);
 }
 
 }  // namespace
