@@ -31,6 +31,9 @@ __device__ __forceinline__ int factor_place(int key) {
   return key % 8 / 2 * 16 + key / 8 * 2 + key % 2;
 }
 
+// A of four k16 steps.
+using Fragments = uint32_t[4][4];
+
 // Where an entry is; nullptr: none.
 struct EntryPlace {
   const uint8_t* values;
@@ -68,7 +71,7 @@ __device__ __forceinline__ void fill_key(KeyTile<kDim>& tile, int key, const Ent
 // A of S [64 keys, 64 heads] over 64 dims: four k16 steps. Lane (g, q) takes dims 16q … 16q + 15 of keys g and g + 8 of its warp's 16, four
 // per step; columns 2q, 2q + 1 of the fragment are their even dims, 2q + 8, 2q + 9 the odd ones. query_offset() puts Q in that order.
 template <int kDim>
-__device__ __forceinline__ void key_fragments(const KeyTile<kDim>& tile, int block, uint32_t (&a)[4][4]) {
+__device__ __forceinline__ void key_fragments(const KeyTile<kDim>& tile, int block, Fragments& a) {
   using Tile = KeyTile<kDim>;
   const int lane = threadIdx.x % 32, q = lane % 4;
   const int first_key = threadIdx.x / 32 % 4 * 16 + lane / 4;
@@ -103,7 +106,7 @@ constexpr uint32_t query_offset(int i, int odd) {
 // A of O [64 dims, 64 heads] over 64 keys: four k16 steps, columns are keys in their order. Rows g and g + 8 of a warp's 16 are its dims 2g
 // and 2g + 1, in the block of rotated dims g and g + 8.
 template <int kDim>
-__device__ __forceinline__ void value_fragments(const KeyTile<kDim>& tile, int block, bool is_rotated, uint32_t (&a)[4][4]) {
+__device__ __forceinline__ void value_fragments(const KeyTile<kDim>& tile, int block, bool is_rotated, Fragments& a) {
   using Tile = KeyTile<kDim>;
   const int lane = threadIdx.x % 32, q = lane % 4, warp = threadIdx.x / 32 % 4;
   const uint32_t entries = ptx::shared_address(tile.entries) + block * kBlockDims;

@@ -1,9 +1,9 @@
 // Core attention with sink (ops/attention.h) on wgmma, bf16 operands and fp32 sums.
 //
-// Work. A row of a sequence with at most 8 rows in the step (decode, drafts) × a tile of 64 heads belongs to a cluster, which cuts the row's
-// keys into pieces of 128 and gives each CTA a run of pieces; a row of a longer run (prefill) belongs to one CTA. That is the row's own
-// shape, so its result does not depend on the batch. A cluster takes `rows_per_cluster` rows: one where all rows are short or all are long,
-// else as many as it has CTAs, the short ones together and one long one each.
+// Work. A row of a sequence with at most 8 rows in the step (decode, drafts) × a tile of 64 heads belongs to a cluster, which cuts the
+// row's keys into pieces of 128 and gives each CTA a run of pieces; a row of a longer run (prefill) belongs to one CTA. That is the row's
+// own shape, so its result does not depend on the batch. A cluster takes `rows_per_cluster` rows: one where all rows are short or all are
+// long, else as many as it has CTAs, the short ones together and one long one each.
 //
 //   keys (window ascending, then entries)   | piece 0: tile 0, tile 1 | piece 1: tile 2, tile 3 | …    64 keys a tile, FP8 as stored
 //   consumer warpgroup 0                    | S of tile 0 |softmax| O += Vᵀ·P, dims   0 … 255, both tiles | …
@@ -52,8 +52,8 @@ constexpr int kNoMaximum = -(1 << 30);  // of a row without keys
 constexpr int kProducerRegisters = 40;
 constexpr int kConsumerRegisters = 232;
 static_assert(kProducerRegisters + 2 * kConsumerRegisters <= 3 * 168, "more would wait for each other for ever");
-constexpr uint32_t kBlockBytes = kHeadTile * kSwizzleRowBytes;        // a block of Q, one term of P of a tile
-constexpr uint32_t kProbabilityStep = 16 * kSwizzleRowBytes >> 4;     // descriptor units of 16 keys
+constexpr uint32_t kBlockBytes = kHeadTile * kSwizzleRowBytes;     // a block of Q, one term of P of a tile
+constexpr uint32_t kProbabilityStep = 16 * kSwizzleRowBytes >> 4;  // descriptor units of 16 keys
 constexpr float kLog2E = 1.44269504088896340736f;
 static_assert(kHeadTile == kTileKeys, "Q and P share the block size");
 
@@ -62,6 +62,8 @@ template <int kDim>
 struct Shape {
   static constexpr int kBlocks = kDim / kBlockDims;
   static constexpr int kGroupBlocks = kBlocks < 2 ? 1 : kBlocks / 2;  // blocks of O of a consumer warpgroup
+  // Terms of P: 17 bits in two; small heads can afford all 24.
+  static constexpr int kTerms = kDim == 512 ? 2 : 3;
 };
 
 // Whether the i-th block of a warpgroup, `block` of the head, holds the rotated dims.
@@ -79,12 +81,12 @@ struct WarpSum {
 template <int kDim>
 struct SharedMemory {
   alignas(kSwizzleAtomBytes) uint8_t q[Shape<kDim>::kBlocks][kBlockBytes];
-  alignas(kSwizzleAtomBytes) uint8_t p[kPieceTiles][2][kBlockBytes];  // of a tile, high and low terms: [64 keys, 64 heads]
+  alignas(kSwizzleAtomBytes) uint8_t p[kPieceTiles][Shape<kDim>::kTerms][kBlockBytes];  // terms of a tile: [64 keys, 64 heads]
   KeyTile<kDim> tiles[kStages];
   OutputPart<kDim> part;
-  alignas(16) int maxima[kHeadTile];  // of the pieces so far
-  int previous[kHeadTile];   // maxima before the present piece
-  int rescales[2];                     // whether a piece raises a maximum, of even and odd pieces
+  alignas(16) int maxima[kHeadTile];     // of the pieces so far
+  int previous[kHeadTile];               // maxima before the present piece
+  int rescales[2];                       // whether a piece raises a maximum, of even and odd pieces
   alignas(16) float rescale[kHeadTile];  // what O is multiplied with before a piece's products are added
   WarpSum sums[kConsumers / 32][kHeadTile];
   uint64_t full[kStages];
@@ -123,9 +125,8 @@ struct Work {
 };
 
 // The keys of the row, and the run of tiles of rank `rank` of `num_ranks`.
-__device__ __forceinline__ void find_keys(const Arguments& args, int seq_idx, Work& work) {
+__device__ __forceinline__ void find_keys(const Arguments& args, int seq_idx, int slot, Work& work) {
   const AttentionParams& params = args.params;
-  const int slot = load_here(params.batch.slots + seq_idx);
   int num_window = min(work.position + 1, params.window);
   int num_entries = 0;
   if (params.entries.data != nullptr) {
@@ -165,7 +166,8 @@ __device__ __forceinline__ EntryPlace locate(const Arguments& args, const Work& 
   if (entry < 0) return {nullptr, nullptr};
   constexpr KvEntryLayout kLayout{kDim};
   const AttentionParams& params = args.params;
-  if (key < work.num_window) return {work.ring + kLayout.value_offset(entry), work.ring + kLayout.scale_offset(entry, params.ring.ring_size)};
+  if (key < work.num_window)
+    return {work.ring + kLayout.value_offset(entry), work.ring + kLayout.scale_offset(entry, params.ring.ring_size)};
   const int entries_per_page = params.entries.entries_per_page;
   const int page_idx = entry / entries_per_page;
   const uint8_t* page = params.entries.data + static_cast<size_t>(work.page_table[page_idx]) * args.entry_page_bytes;
@@ -200,10 +202,12 @@ __device__ __forceinline__ void produce(const Arguments& args, const Work& work,
 
 // Q [64 heads, kDim] into shared memory by the consumers, in the order of key_fragments(); rows beyond the model's heads are zeros.
 template <int kDim>
-__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputShare& share, SharedMemory<kDim>& shared, int thread) {
+__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputShare& share, SharedMemory<kDim>& shared,
+                                             int thread) {
   constexpr int kItems = kHeadTile / 4 * Shape<kDim>::kBlocks / (kConsumers / 32);  // of a warp: 4 heads × a block
   constexpr int kAtOnce = kItems < 8 ? kItems : 8;
   static_assert(kItems % kAtOnce == 0);
+  if (share.row >= params.batch.num_tokens) return;
   const Bf16* q = params.q + (static_cast<int64_t>(share.row) * params.num_heads + share.head_begin) * kDim;
   const int warp = thread / 32, chunk = thread % 8, head_in_group = thread % 32 / 8;
 #pragma unroll 1
@@ -241,7 +245,7 @@ __device__ __forceinline__ void fence_operands(float (&values)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) ptx::wgmma_fence_operand(values[i]);
 }
-__device__ __forceinline__ void fence_operands(uint32_t (&a)[4][4]) {
+__device__ __forceinline__ void fence_operands(Fragments& a) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) ptx::wgmma_fence_operand(a[i / 4][i % 4]);
 }
@@ -249,10 +253,10 @@ __device__ __forceinline__ void fence_operands(uint32_t (&a)[4][4]) {
 // s[64 keys, 64 heads] = K·Qᵀ of a tile, not scaled, by a warpgroup. A block's fragments are made while the one before it is multiplied.
 template <int kDim>
 __device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, const KeyTile<kDim>& tile, float (&s)[kHeadTile / 2]) {
-  uint32_t a[2][4][4];
+  Fragments a[2];
 #pragma unroll
   for (int block = 0; block < Shape<kDim>::kBlocks; ++block) {
-    uint32_t(&fragments)[4][4] = a[block % 2];
+    Fragments& fragments = a[block % 2];
     key_fragments<kDim>(tile, block, fragments);
     const uint64_t q = swizzled_descriptor(ptx::shared_address(shared.q[block]));
     fence_operands(fragments);
@@ -319,17 +323,18 @@ __device__ __forceinline__ void find_maxima(SharedMemory<kDim>& shared, const Ke
   atomicMax(&shared.maxima[2 * lane + 1], max(__float2int_ru(maximum.y), kNoMaximum));
 }
 
-// Logits → probabilities relative to the maxima: into shared memory as two bf16 terms, and to the sums.
+// Logits → probabilities relative to the maxima: into shared memory as bf16 terms, and to the sums.
 template <int kDim>
 __device__ __forceinline__ void weigh_keys(SharedMemory<kDim>& shared, int tile_in_piece, float (&s)[kHeadTile / 2]) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
   const int2* maxima = reinterpret_cast<const int2*>(shared.maxima);
-  const uint32_t high = ptx::shared_address(shared.p[tile_in_piece][0]);
+  constexpr int kTerms = Shape<kDim>::kTerms;
+  const uint32_t terms = ptx::shared_address(shared.p[tile_in_piece]);
   const uint32_t row = warp * 16 + lane % 16;
   float totals[16];
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {  // of groups of eight heads
-    uint32_t words[2][4];
+    uint32_t words[kTerms][4];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int j = 2 * pair + i;
@@ -338,18 +343,24 @@ __device__ __forceinline__ void weigh_keys(SharedMemory<kDim>& shared, int tile_
       float p[4];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        p[2 * half] = ptx::exp2_approx(s[4 * j + 2 * half] - x);
-        p[2 * half + 1] = ptx::exp2_approx(s[4 * j + 2 * half + 1] - y);
-        const uint32_t word = ptx::convert_bf16x2(p[2 * half + 1], p[2 * half]);
-        words[0][2 * i + half] = word;
-        words[1][2 * i + half] = ptx::convert_bf16x2(p[2 * half + 1] - high_to_float(word), p[2 * half] - low_to_float(word));
+        float even = p[2 * half] = ptx::exp2_approx(s[4 * j + 2 * half] - x);
+        float odd = p[2 * half + 1] = ptx::exp2_approx(s[4 * j + 2 * half + 1] - y);
+#pragma unroll
+        for (int term = 0; term < kTerms; ++term) {
+          const uint32_t word = ptx::convert_bf16x2(odd, even);
+          words[term][2 * i + half] = word;
+          even -= low_to_float(word);
+          odd -= high_to_float(word);
+        }
       }
       totals[2 * j] = p[0] + p[2];
       totals[2 * j + 1] = p[1] + p[3];
     }
     const uint32_t place = swizzled_offset(row, 2 * pair + lane / 16);
-    ptx::store_matrices(high + place, words[0][0], words[0][1], words[0][2], words[0][3]);
-    ptx::store_matrices(high + kBlockBytes + place, words[1][0], words[1][1], words[1][2], words[1][3]);
+#pragma unroll
+    for (int term = 0; term < kTerms; ++term) {
+      ptx::store_matrices(terms + term * kBlockBytes + place, words[term][0], words[term][1], words[term][2], words[term][3]);
+    }
   }
   const float2 total = combine_keys(totals, [](float a, float b) { return a + b; });
   const int2 maximum = maxima[lane];
@@ -358,35 +369,47 @@ __device__ __forceinline__ void weigh_keys(SharedMemory<kDim>& shared, int tile_
   sums[1] = {rebased_sum(sums[1], maximum.y) + total.y, maximum.y};
 }
 
-// o += Vᵀ·P of a tile, for a warpgroup's blocks, whose products are left under way.
+// P of a tile that is missing.
 template <int kDim>
-__device__ __forceinline__ void add_values(SharedMemory<kDim>& shared, const KeyTile<kDim>& tile, int tile_in_piece, int group,
+__device__ __forceinline__ void clear_probabilities(SharedMemory<kDim>& shared, int tile_in_piece, int thread) {
+  uint4* p = reinterpret_cast<uint4*>(shared.p[tile_in_piece]);
+  for (int i = thread; i < static_cast<int>(sizeof(shared.p[0]) / sizeof(uint4)); i += kGroupThreads) p[i] = make_uint4(0, 0, 0, 0);
+}
+
+// o += Vᵀ·P of the two tiles of a piece, for a warpgroup's blocks. A block's fragments are made while the one before it is multiplied.
+template <int kDim>
+__device__ __forceinline__ void add_values(SharedMemory<kDim>& shared, int first_tile, bool has_second, int group,
                                            float (&o)[Shape<kDim>::kGroupBlocks][kHeadTile / 2]) {
-  const uint64_t high = swizzled_descriptor(ptx::shared_address(shared.p[tile_in_piece][0]));
-  const uint64_t low = swizzled_descriptor(ptx::shared_address(shared.p[tile_in_piece][1]));
-  uint32_t a[2][4][4];
+  using S = Shape<kDim>;
+  const KeyTile<kDim>& first = shared.tiles[first_tile % kStages];
+  const KeyTile<kDim>& second = has_second ? shared.tiles[(first_tile + 1) % kStages] : first;
+  Fragments a[2];
 #pragma unroll
-  for (int i = 0; i < Shape<kDim>::kGroupBlocks; ++i) {
-    const int block = group * Shape<kDim>::kGroupBlocks + i;
-    value_fragments<kDim>(tile, block, is_rotated_block<kDim>(block, i), a[i % 2]);
-    fence_operands(a[i % 2]);
-    fence_operands(o[i]);
+  for (int i = 0; i < kPieceTiles * S::kGroupBlocks; ++i) {
+    const int tile = i / S::kGroupBlocks, place = i % S::kGroupBlocks;
+    const int block = group * S::kGroupBlocks + place;
+    Fragments& fragments = a[i % 2];
+    value_fragments<kDim>(tile == 0 ? first : second, block, is_rotated_block<kDim>(block, place), fragments);
+    fence_operands(fragments);
+    fence_operands(o[place]);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      ptx::wgmma_bf16_rs<kHeadTile, true>(o[i], a[i % 2][step], high + step * kProbabilityStep, true);
-      ptx::wgmma_bf16_rs<kHeadTile, true>(o[i], a[i % 2][step], low + step * kProbabilityStep, true);
+    for (int term = 0; term < S::kTerms; ++term) {
+      const uint64_t p = swizzled_descriptor(ptx::shared_address(shared.p[tile][term]));
+#pragma unroll
+      for (int step = 0; step < 4; ++step)
+        ptx::wgmma_bf16_rs<kHeadTile, true>(o[place], fragments[step], p + step * kProbabilityStep, true);
     }
     ptx::wgmma_commit_group();
+    if (place == S::kGroupBlocks - 1 && (tile == 0 || has_second)) ptx::mbarrier_arrive(&shared.empty[(first_tile + tile) % kStages]);
     if (i == 0) continue;
     ptx::wgmma_wait_group<1>();
     fence_operands(a[(i + 1) % 2]);
   }
   ptx::wgmma_wait_group<0>();
-  fence_operands(a[0]);
   fence_operands(a[1]);
 #pragma unroll
-  for (int i = 0; i < Shape<kDim>::kGroupBlocks; ++i) fence_operands(o[i]);
+  for (int i = 0; i < S::kGroupBlocks; ++i) fence_operands(o[i]);
 }
 
 // o ← o·rescale.
@@ -470,7 +493,11 @@ __device__ __forceinline__ void consume(SharedMemory<kDim>& shared, int thread, 
       find_maxima<kDim>(shared, keys, logit_scale, s);
     }
     ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
-    if (mine < end) weigh_keys<kDim>(shared, group, s);
+    if (mine < end) {
+      weigh_keys<kDim>(shared, group, s);
+    } else {
+      clear_probabilities<kDim>(shared, group, thread % kGroupThreads);
+    }
     if (thread < kHeadTile) {
       const int maximum = shared.maxima[thread];
       if (maximum != shared.previous[thread]) shared.rescales[parity] = 1;
@@ -481,19 +508,22 @@ __device__ __forceinline__ void consume(SharedMemory<kDim>& shared, int thread, 
     ptx::fence_async_proxy();
     ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
     if (shared.rescales[parity] != 0 && tile > first_tile) rescale_output<kDim>(shared, o);
-#pragma unroll 1
-    for (int i = 0; i < kPieceTiles && tile + i < end; ++i) {
-      const int stage = (tile + i) % kStages;
-      ptx::mbarrier_wait(&shared.full[stage], (tile + i) / kStages & 1);
-      if (S::kBlocks > 1 || group == 0) add_values<kDim>(shared, shared.tiles[stage], i, group, o);
-      ptx::mbarrier_arrive(&shared.empty[stage]);
+    // Where the second tile is missing its probabilities are zeros, and the first one stands for it.
+    const bool has_second = tile + 1 < end;
+    ptx::mbarrier_wait(&shared.full[tile % kStages], tile / kStages & 1);
+    if (has_second) ptx::mbarrier_wait(&shared.full[(tile + 1) % kStages], (tile + 1) / kStages & 1);
+    if (S::kBlocks > 1 || group == 0) {
+      add_values<kDim>(shared, tile, has_second, group, o);
+    } else {  // no block is left for this warpgroup
+      ptx::mbarrier_arrive(&shared.empty[tile % kStages]);
+      if (has_second) ptx::mbarrier_arrive(&shared.empty[(tile + 1) % kStages]);
     }
   }
   store_part<kDim>(shared, thread, o);
 }
 
-// The i-th row of this CTA's list: the rows of its cluster, which share the short ones; then again the same rows, of which every CTA has the
-// long ones of its rank. num_parts is not known yet.
+// The i-th row of this CTA's list: the rows of its cluster, which share the short ones; then again the same rows, of which every CTA has
+// the long ones of its rank. num_parts is not known yet.
 __device__ __forceinline__ OutputShare find_share(const Arguments& args, int i) {
   const bool alone = i >= args.rows_per_cluster;
   const int num_ranks = static_cast<int>(ptx::cluster_size());
@@ -522,13 +552,14 @@ __device__ __forceinline__ bool find_work(const Arguments& args, int i, Work& wo
     if (!alone) write_padding(params, work.share, kThreads);
     return false;
   }
-  const int num_rows = load_here(params.batch.row_begin + seq_idx + 1) - load_here(params.batch.row_begin + seq_idx);
-  if ((num_rows > kMaxSplitRows) != alone) return false;
-  find_keys(args, seq_idx, work);
+  const int row_begin = load_here(params.batch.row_begin + seq_idx), row_end = load_here(params.batch.row_begin + seq_idx + 1);
+  const int slot = load_here(params.batch.slots + seq_idx);
+  if ((row_end - row_begin > kMaxSplitRows) != alone) return false;
+  find_keys(args, seq_idx, slot, work);
   return true;
 }
 
-template <int kDim>
+template <int kDim, AttentionOutput kOutput>
 __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Arguments args) {
   extern __shared__ __align__(kSwizzleAtomBytes) uint8_t memory[];
   SharedMemory<kDim>& shared = *reinterpret_cast<SharedMemory<kDim>*>(memory);
@@ -566,13 +597,15 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
 #pragma unroll 1
     for (int i = 0; i < num_rows; ++i) {
       Work work;
+      load_queries<kDim>(args.params, find_share(args, i), shared, thread);  // before it is known whether the row is this CTA's
       if (!find_work(args, i, work)) continue;
-      load_queries<kDim>(args.params, work.share, shared, thread);
       consume<kDim>(shared, thread, args.logit_scale, first_tile, work.tile_end - work.tile_begin);
       OutputShare share = find_share(args, i);  // anew: the registers were needed for O
       sync_row(share);
       share.num_parts = shared.part.num_parts;
-      finish<kDim>(args.params, share, shared.output(), shared.part, thread, kConsumers / 32);
+      weigh_parts<kDim>(args.params, share, shared.part, thread, kConsumers);
+      ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
+      finish<kDim, kOutput>(args.params, share, shared.output(), shared.part, thread, kConsumers / 32);
       ptx::fence_async_proxy();  // the next row's bulk copies come after these accesses
       sync_row(share);
       first_tile += work.tile_end - work.tile_begin;
@@ -607,7 +640,16 @@ void launch_attention(Context& context, const AttentionParams& params) {
   args.rows_per_cluster = all_short ? 1 : config.cluster_size;
   const int num_groups = (params.batch.num_tokens + args.rows_per_cluster - 1) / args.rows_per_cluster;
   config.grid = dim3(static_cast<unsigned>(num_groups) * static_cast<unsigned>(args.num_head_tiles * config.cluster_size));
-  launch(context, "attention", attention_kernel<kDim>, config, args);
+  switch (params.output) {
+    case AttentionOutput::kBf16:
+      return launch(context, "attention", attention_kernel<kDim, AttentionOutput::kBf16>, config, args);
+    case AttentionOutput::kFp32:
+      return launch(context, "attention", attention_kernel<kDim, AttentionOutput::kFp32>, config, args);
+    case AttentionOutput::kFp8:
+      return launch(context, "attention", attention_kernel<kDim, AttentionOutput::kFp8>, config, args);
+    case AttentionOutput::kFp4:
+      return launch(context, "attention", attention_kernel<kDim, AttentionOutput::kFp4>, config, args);
+  }
 }
 
 }  // namespace
