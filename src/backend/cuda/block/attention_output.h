@@ -6,6 +6,7 @@
 #include "backend/cuda/block/reduce.h"
 #include "backend/cuda/block/rope.h"
 #include "backend/cuda/ptx/cluster.h"
+#include "backend/cuda/ptx/registers.h"
 #include "ops/attention.h"
 
 namespace dsv4::cuda {
@@ -26,6 +27,7 @@ template <int kDim>
 struct OutputPart {
   float maxima[64];              // of the logits·log2(e), integers that are not below them
   float sums[64];                // of 2^(logit − maximum)
+  float sinks[64];               // times log2(e)
   float weights[kMaxParts][64];  // of the parts of this CTA's heads, normalised
   bool has_keys[64];             // of this CTA's heads
   Rotation rotations[kRopeDim / 2];
@@ -159,14 +161,14 @@ struct OutputStore<kDim, AttentionOutput::kFp4> {
 template <int kDim>
 __device__ __forceinline__ void weigh_parts(const AttentionParams& params, const OutputShare& share, OutputPart<kDim>& part, int thread,
                                             int num_threads) {
-  constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.693147180559945309417f;
+  constexpr float kLn2 = 0.693147180559945309417f;
   const int rank = thread % kMaxParts;
 #pragma unroll 1
   for (int i = thread / kMaxParts; (i & ~1) * share.num_ranks + share.rank < share.num_heads; i += num_threads / kMaxParts) {  // by warps
     const int head = i * share.num_ranks + share.rank;
     const bool is_head = head < share.num_heads;
     float max = __int_as_float(0xff800000), sum = 0.0f, sink = 0.0f;
-    if (is_head) sink = params.sink[share.head_begin + head] * kLog2E;
+    if (is_head) sink = part.sinks[head];
     if (is_head && rank < share.num_parts) {
       const auto* from = static_cast<const OutputPart<kDim>*>(ptx::map_generic(&part, share.first_part + rank));
       max = from->maxima[head];
@@ -199,11 +201,11 @@ __device__ __forceinline__ void finish(const AttentionParams& params, const Outp
   constexpr int kColumns = 32 * 4;  // dims of a warp at a time
   constexpr int kVectors = (kDim + kColumns - 1) / kColumns;
   constexpr int kPartsAtOnce = 5;
-  const int lane = thread % 32;
   const int own_rank = static_cast<int>(ptx::cluster_rank());
 #pragma unroll 1
   for (int i = thread / 32; i * share.num_ranks + share.rank < share.num_heads; i += num_warps) {
     const int head = i * share.num_ranks + share.rank;
+    const int lane = ptx::computed_here(thread) % 32;
     float4 sums[kVectors];
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) sums[v] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -219,7 +221,9 @@ __device__ __forceinline__ void finish(const AttentionParams& params, const Outp
         float4 parts[kPartsAtOnce][kVectors];
 #pragma unroll
         for (int k = 0; k < kPartsAtOnce; ++k) {
-          const float* from = static_cast<const float*>(ptx::map_generic(output, share.first_part + min(begin + k, share.num_parts - 1)));
+          // This CTA's own part is read as its own memory: the way through the cluster is slow.
+          const int owner = share.first_part + min(begin + k, share.num_parts - 1);
+          const float* from = owner == own_rank ? output : static_cast<const float*>(ptx::map_generic(output, owner));
 #pragma unroll
           for (int v = 0; v < kVectors; ++v) {
             const int dim = v * kColumns + lane * 4;

@@ -22,6 +22,7 @@
 //
 // Budget per tile of 64 keys, D = 512: S 32 wgmma m64n64k16 = 1024 cycles, O 2 × 32 = 2048 cycles. docs/kernels/attention.md has the rest.
 #include "backend/cuda/block/attention_output.h"
+#include "backend/cuda/block/divisor.h"
 #include "backend/cuda/block/formats.h"
 #include "backend/cuda/block/key_tile.h"
 #include "backend/cuda/block/rope.h"
@@ -84,6 +85,8 @@ struct SharedMemory {
   alignas(kSwizzleAtomBytes) uint8_t p[kPieceTiles][Shape<kDim>::kTerms][kBlockBytes];  // terms of a tile: [64 keys, 64 heads]
   KeyTile<kDim> tiles[kStages];
   OutputPart<kDim> part;
+  int places[kConsumers / 32];           // of the present row in the CTA's list, for each consumer warp
+  int first_tile;                        // of the present row, counted over all tiles that passed through the stages
   alignas(16) int maxima[kHeadTile];     // of the pieces so far
   int previous[kHeadTile];               // maxima before the present piece
   int rescales[2];                       // whether a piece raises a maximum, of even and odd pieces
@@ -104,8 +107,12 @@ struct Arguments {
   size_t ring_page_bytes;
   size_t entry_page_bytes;
   float logit_scale;  // softmax_scale·log2(e): exponentials are powers of two
-  int num_head_tiles;
   int rows_per_cluster;
+  Divisor num_ranks;  // CTAs of a cluster
+  Divisor num_head_tiles;
+  Divisor ring_size;
+  Divisor ratio;
+  Divisor entries_per_page;
 };
 
 // A load that the compiler leaves where it is: loads that do not wait for each other's values are then under way together.
@@ -130,22 +137,30 @@ __device__ __forceinline__ void find_keys(const Arguments& args, int seq_idx, in
   int num_window = min(work.position + 1, params.window);
   int num_entries = 0;
   if (params.entries.data != nullptr) {
-    const int num_visible = num_visible_entries(work.position, params.ratio);
+    const int num_visible = args.ratio.quotient(work.position + 1);
     num_entries = params.selected == nullptr ? num_visible : min(num_visible, params.num_selected);
   }
   if (params.key_counts != nullptr) {
     num_window = max(0, min(num_window, load_here(params.key_counts + 2 * static_cast<int64_t>(work.share.row))));
     num_entries = max(0, min(num_entries, load_here(params.key_counts + 2 * static_cast<int64_t>(work.share.row) + 1)));
   }
-  work.first_place = (work.position - num_window + 1) % params.ring.ring_size;
+  work.first_place = args.ring_size.remainder(work.position - num_window + 1);
   work.num_window = num_window;
   work.num_keys = num_window + num_entries;
   const int num_tiles = (work.num_keys + kTileKeys - 1) / kTileKeys;
   const int num_pieces = (num_tiles + kPieceTiles - 1) / kPieceTiles;
   work.share.num_parts = max(1, min(work.share.num_ranks, num_pieces));
   const int part = min(work.share.rank, work.share.num_parts);
-  work.tile_begin = min(num_tiles, num_pieces * part / work.share.num_parts * kPieceTiles);
-  work.tile_end = min(num_tiles, num_pieces * min(part + 1, work.share.num_parts) / work.share.num_parts * kPieceTiles);
+  int piece_begin = 0, piece_end = num_pieces;  // of a row that is not shared
+  if (num_pieces <= work.share.num_ranks) {
+    piece_begin = part;
+    piece_end = min(part + 1, num_pieces);
+  } else if (work.share.num_ranks > 1) {
+    piece_begin = args.num_ranks.quotient(num_pieces * part);
+    piece_end = args.num_ranks.quotient(num_pieces * (part + 1));
+  }
+  work.tile_begin = min(num_tiles, piece_begin * kPieceTiles);
+  work.tile_end = min(num_tiles, piece_end * kPieceTiles);
   work.ring = params.ring.data + static_cast<size_t>(slot) * args.ring_page_bytes;
   work.page_table = params.batch.page_table + static_cast<int64_t>(seq_idx) * params.batch.page_table_stride;
 }
@@ -169,7 +184,7 @@ __device__ __forceinline__ EntryPlace locate(const Arguments& args, const Work& 
   if (key < work.num_window)
     return {work.ring + kLayout.value_offset(entry), work.ring + kLayout.scale_offset(entry, params.ring.ring_size)};
   const int entries_per_page = params.entries.entries_per_page;
-  const int page_idx = entry / entries_per_page;
+  const int page_idx = args.entries_per_page.quotient(entry);
   const uint8_t* page = params.entries.data + static_cast<size_t>(work.page_table[page_idx]) * args.entry_page_bytes;
   const int in_page = entry - page_idx * entries_per_page;
   return {page + kLayout.value_offset(in_page), page + kLayout.scale_offset(in_page, entries_per_page)};
@@ -369,44 +384,33 @@ __device__ __forceinline__ void weigh_keys(SharedMemory<kDim>& shared, int tile_
   sums[1] = {rebased_sum(sums[1], maximum.y) + total.y, maximum.y};
 }
 
-// P of a tile that is missing.
+// o += Vᵀ·P of a tile, for a warpgroup's blocks. A block's fragments are made while the one before it is multiplied.
 template <int kDim>
-__device__ __forceinline__ void clear_probabilities(SharedMemory<kDim>& shared, int tile_in_piece, int thread) {
-  uint4* p = reinterpret_cast<uint4*>(shared.p[tile_in_piece]);
-  for (int i = thread; i < static_cast<int>(sizeof(shared.p[0]) / sizeof(uint4)); i += kGroupThreads) p[i] = make_uint4(0, 0, 0, 0);
-}
-
-// o += Vᵀ·P of the two tiles of a piece, for a warpgroup's blocks. A block's fragments are made while the one before it is multiplied.
-template <int kDim>
-__device__ __forceinline__ void add_values(SharedMemory<kDim>& shared, int first_tile, bool has_second, int group,
+__device__ __forceinline__ void add_values(SharedMemory<kDim>& shared, const KeyTile<kDim>& tile, int tile_in_piece, int group,
                                            float (&o)[Shape<kDim>::kGroupBlocks][kHeadTile / 2]) {
   using S = Shape<kDim>;
-  const KeyTile<kDim>& first = shared.tiles[first_tile % kStages];
-  const KeyTile<kDim>& second = has_second ? shared.tiles[(first_tile + 1) % kStages] : first;
-  Fragments a[2];
+  Fragments a[2] = {};
 #pragma unroll
-  for (int i = 0; i < kPieceTiles * S::kGroupBlocks; ++i) {
-    const int tile = i / S::kGroupBlocks, place = i % S::kGroupBlocks;
-    const int block = group * S::kGroupBlocks + place;
+  for (int i = 0; i < S::kGroupBlocks; ++i) {
+    const int block = group * S::kGroupBlocks + i;
     Fragments& fragments = a[i % 2];
-    value_fragments<kDim>(tile == 0 ? first : second, block, is_rotated_block<kDim>(block, place), fragments);
+    value_fragments<kDim>(tile, block, is_rotated_block<kDim>(block, i), fragments);
     fence_operands(fragments);
-    fence_operands(o[place]);
+    fence_operands(o[i]);
     ptx::wgmma_fence();
 #pragma unroll
     for (int term = 0; term < S::kTerms; ++term) {
-      const uint64_t p = swizzled_descriptor(ptx::shared_address(shared.p[tile][term]));
+      const uint64_t p = swizzled_descriptor(ptx::shared_address(shared.p[tile_in_piece][term]));
 #pragma unroll
-      for (int step = 0; step < 4; ++step)
-        ptx::wgmma_bf16_rs<kHeadTile, true>(o[place], fragments[step], p + step * kProbabilityStep, true);
+      for (int step = 0; step < 4; ++step) ptx::wgmma_bf16_rs<kHeadTile, true>(o[i], fragments[step], p + step * kProbabilityStep, true);
     }
     ptx::wgmma_commit_group();
-    if (place == S::kGroupBlocks - 1 && (tile == 0 || has_second)) ptx::mbarrier_arrive(&shared.empty[(first_tile + tile) % kStages]);
     if (i == 0) continue;
     ptx::wgmma_wait_group<1>();
     fence_operands(a[(i + 1) % 2]);
   }
   ptx::wgmma_wait_group<0>();
+  fence_operands(a[0]);
   fence_operands(a[1]);
 #pragma unroll
   for (int i = 0; i < S::kGroupBlocks; ++i) fence_operands(o[i]);
@@ -484,7 +488,7 @@ __device__ __forceinline__ void consume(SharedMemory<kDim>& shared, int thread, 
 #pragma unroll 1
   for (int tile = first_tile; tile < end; tile += kPieceTiles) {
     const int mine = tile + group;
-    const int parity = (tile - first_tile) / kPieceTiles % 2;
+    const int parity = (end - tile + 1) / kPieceTiles % 2;
     float s[kHeadTile / 2];
     if (mine < end) {
       const KeyTile<kDim>& keys = shared.tiles[mine % kStages];
@@ -493,47 +497,39 @@ __device__ __forceinline__ void consume(SharedMemory<kDim>& shared, int thread, 
       find_maxima<kDim>(shared, keys, logit_scale, s);
     }
     ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
-    if (mine < end) {
-      weigh_keys<kDim>(shared, group, s);
-    } else {
-      clear_probabilities<kDim>(shared, group, thread % kGroupThreads);
-    }
+    if (mine < end) weigh_keys<kDim>(shared, group, s);
     if (thread < kHeadTile) {
       const int maximum = shared.maxima[thread];
-      if (maximum != shared.previous[thread]) shared.rescales[parity] = 1;
+      if (maximum != shared.previous[thread] && shared.previous[thread] != kNoMaximum) shared.rescales[parity] = 1;
       shared.rescale[thread] = power_of_two(shared.previous[thread], maximum);
       shared.previous[thread] = maximum;
       if (thread == 0) shared.rescales[parity ^ 1] = 0;
     }
     ptx::fence_async_proxy();
     ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
-    if (shared.rescales[parity] != 0 && tile > first_tile) rescale_output<kDim>(shared, o);
-    // Where the second tile is missing its probabilities are zeros, and the first one stands for it.
-    const bool has_second = tile + 1 < end;
-    ptx::mbarrier_wait(&shared.full[tile % kStages], tile / kStages & 1);
-    if (has_second) ptx::mbarrier_wait(&shared.full[(tile + 1) % kStages], (tile + 1) / kStages & 1);
-    if (S::kBlocks > 1 || group == 0) {
-      add_values<kDim>(shared, tile, has_second, group, o);
-    } else {  // no block is left for this warpgroup
-      ptx::mbarrier_arrive(&shared.empty[tile % kStages]);
-      if (has_second) ptx::mbarrier_arrive(&shared.empty[(tile + 1) % kStages]);
+    if (shared.rescales[parity] != 0) rescale_output<kDim>(shared, o);
+#pragma unroll 1
+    for (int i = 0; i < kPieceTiles && tile + i < end; ++i) {
+      const int stage = (tile + i) % kStages;
+      ptx::mbarrier_wait(&shared.full[stage], (tile + i) / kStages & 1);
+      if (S::kBlocks > 1 || group == 0) add_values<kDim>(shared, shared.tiles[stage], i, group, o);
+      ptx::mbarrier_arrive(&shared.empty[stage]);
     }
   }
-  store_part<kDim>(shared, thread, o);
+  store_part<kDim>(shared, ptx::computed_here(thread), o);
 }
 
 // The i-th row of this CTA's list: the rows of its cluster, which share the short ones; then again the same rows, of which every CTA has
 // the long ones of its rank. num_parts is not known yet.
 __device__ __forceinline__ OutputShare find_share(const Arguments& args, int i) {
   const bool alone = i >= args.rows_per_cluster;
-  const int num_ranks = static_cast<int>(ptx::cluster_size());
-  const int cluster = static_cast<int>(blockIdx.x) / num_ranks;
+  const int cluster = args.num_ranks.quotient(static_cast<int>(blockIdx.x)), group = args.num_head_tiles.quotient(cluster);
   OutputShare share;
-  share.row = cluster / args.num_head_tiles * args.rows_per_cluster + (alone ? i - args.rows_per_cluster : i);
-  share.head_begin = cluster % args.num_head_tiles * kHeadTile;
+  share.row = group * args.rows_per_cluster + (alone ? i - args.rows_per_cluster : i);
+  share.head_begin = (cluster - group * static_cast<int>(args.num_head_tiles.value)) * kHeadTile;
   share.num_heads = min(args.params.num_heads - share.head_begin, kHeadTile);
   share.rank = alone ? 0 : static_cast<int>(ptx::cluster_rank());
-  share.num_ranks = alone ? 1 : num_ranks;
+  share.num_ranks = alone ? 1 : static_cast<int>(args.num_ranks.value);
   share.first_part = alone ? static_cast<int>(ptx::cluster_rank()) : 0;
   share.num_parts = 1;
   return share;
@@ -545,7 +541,7 @@ __device__ __forceinline__ bool find_work(const Arguments& args, int i, Work& wo
   const bool alone = i >= args.rows_per_cluster;
   work.share = find_share(args, i);
   if (work.share.row >= params.batch.num_tokens) return false;
-  if (alone && (i - args.rows_per_cluster) % static_cast<int>(ptx::cluster_size()) != static_cast<int>(ptx::cluster_rank())) return false;
+  if (alone && args.num_ranks.remainder(i - args.rows_per_cluster) != static_cast<int>(ptx::cluster_rank())) return false;
   work.position = load_here(params.batch.positions + work.share.row);
   const int seq_idx = load_here(params.batch.seq_idx + work.share.row);
   if (work.position < 0) {
@@ -570,45 +566,52 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
       ptx::mbarrier_init(&shared.empty[stage], kConsumers);
     }
     ptx::fence_barrier_init();
+    shared.first_tile = 0;
   }
   __syncthreads();
   ptx::grid_dependency_wait();
   ptx::grid_launch_dependents();
 
   const int num_rows = 2 * args.rows_per_cluster;
-  int first_tile = 0;  // of the row, counted over the CTA's rows
   if (thread >= kConsumers) {
     ptx::decrease_registers<kProducerRegisters>();
     const int producer = thread - kConsumers;
+    int first_tile = 0;
 #pragma unroll 1
     for (int i = 0; i < num_rows; ++i) {
       Work work;
       if (!find_work(args, i, work)) continue;
       produce<kDim>(args, work, shared, producer, first_tile);
       if (producer == 0) shared.part.num_parts = work.share.num_parts;
-      if (producer < kRopeDim / 2) shared.part.rotations[producer] = rope_rotation(work.position, args.params.freqs[producer]);
       __syncwarp();
-      sync_row(work.share);  // the parts of all CTAs are there
-      sync_row(work.share);  // all of them have been read
       first_tile += work.tile_end - work.tile_begin;
+      sync_row(work.share);  // the parts of all CTAs are there
+      if (producer == 0) shared.first_tile = first_tile;
+      __syncwarp();
+      sync_row(work.share);  // all of them have been read
     }
   } else {
     ptx::increase_registers<kConsumerRegisters>();
 #pragma unroll 1
     for (int i = 0; i < num_rows; ++i) {
       Work work;
-      load_queries<kDim>(args.params, find_share(args, i), shared, thread);  // before it is known whether the row is this CTA's
+      load_queries<kDim>(args.params, find_share(args, i), shared,
+                         ptx::computed_here(thread));  // before it is known whether the row is this CTA's
       if (!find_work(args, i, work)) continue;
-      consume<kDim>(shared, thread, args.logit_scale, first_tile, work.tile_end - work.tile_begin);
+      // While the first keys are on their way: what the end needs.
+      if (thread < kRopeDim / 2) shared.part.rotations[thread] = rope_rotation(work.position, args.params.freqs[thread]);
+      if (thread < work.share.num_heads) shared.part.sinks[thread] = args.params.sink[work.share.head_begin + thread] * kLog2E;
+      if (thread % 32 == 0) shared.places[thread / 32] = i;  // the main loop needs every register
+      consume<kDim>(shared, thread, args.logit_scale, shared.first_tile, work.tile_end - work.tile_begin);
+      i = shared.places[thread / 32];
       OutputShare share = find_share(args, i);  // anew: the registers were needed for O
       sync_row(share);
       share.num_parts = shared.part.num_parts;
-      weigh_parts<kDim>(args.params, share, shared.part, thread, kConsumers);
+      weigh_parts<kDim>(args.params, share, shared.part, ptx::computed_here(thread), kConsumers);
       ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
-      finish<kDim, kOutput>(args.params, share, shared.output(), shared.part, thread, kConsumers / 32);
+      finish<kDim, kOutput>(args.params, share, shared.output(), shared.part, ptx::computed_here(thread), kConsumers / 32);
       ptx::fence_async_proxy();  // the next row's bulk copies come after these accesses
       sync_row(share);
-      first_tile += work.tile_end - work.tile_begin;
     }
   }
 }
@@ -630,7 +633,7 @@ void launch_attention(Context& context, const AttentionParams& params) {
   args.ring_page_bytes = KvEntryLayout{kDim}.page_bytes(params.ring.ring_size);
   args.entry_page_bytes = params.entries.data == nullptr ? 0 : KvEntryLayout{kDim}.page_bytes(params.entries.entries_per_page);
   args.logit_scale = params.softmax_scale * kLog2E;
-  args.num_head_tiles = (params.num_heads + kHeadTile - 1) / kHeadTile;
+  const int num_head_tiles = (params.num_heads + kHeadTile - 1) / kHeadTile;
   const bool all_long = params.min_new_tokens > kMaxSplitRows;
   const bool all_short = params.max_new_tokens > 0 && params.max_new_tokens <= kMaxSplitRows;
   LaunchConfig config;
@@ -638,8 +641,15 @@ void launch_attention(Context& context, const AttentionParams& params) {
   config.shared_bytes = sizeof(SharedMemory<kDim>);
   config.cluster_size = all_long ? 1 : num_split_ctas(params);
   args.rows_per_cluster = all_short ? 1 : config.cluster_size;
+  args.num_ranks = Divisor(config.cluster_size);
+  args.num_head_tiles = Divisor(num_head_tiles);
+  args.ring_size = Divisor(params.ring.ring_size);
+  if (params.entries.data != nullptr) {
+    args.ratio = Divisor(params.ratio);
+    args.entries_per_page = Divisor(params.entries.entries_per_page);
+  }
   const int num_groups = (params.batch.num_tokens + args.rows_per_cluster - 1) / args.rows_per_cluster;
-  config.grid = dim3(static_cast<unsigned>(num_groups) * static_cast<unsigned>(args.num_head_tiles * config.cluster_size));
+  config.grid = dim3(static_cast<unsigned>(num_groups) * static_cast<unsigned>(num_head_tiles * config.cluster_size));
   switch (params.output) {
     case AttentionOutput::kBf16:
       return launch(context, "attention", attention_kernel<kDim, AttentionOutput::kBf16>, config, args);
