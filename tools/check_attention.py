@@ -204,6 +204,7 @@ class Step:
         shape = (len(self.positions), self.num_heads, self.head_dim)
         self.q = to_bf16(rng.standard_normal(shape) * rng.choice([0.3, 1.0, 3.0]))
         self.sink = (rng.standard_normal(self.num_heads) * rng.choice([1.0, 10.0])).astype(np.float32)
+        self.sink[rng.random(self.num_heads) < 0.05] = -np.inf  # no sink
         self.freqs = (10000.0 ** (-np.arange(0, ROPE_DIM, 2) / ROPE_DIM)).astype(np.float32)
         self.scale = np.float32(self.head_dim**-0.5)
         self._draw_lists(rng)
