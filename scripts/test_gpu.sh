@@ -20,6 +20,10 @@ stage_tests() {
     ctest --test-dir build/cuda -L gpu --output-on-failure --no-tests=error
   else
     "$program"
+    if [ -x build/cuda/bin/example_attention ]; then
+      build/cuda/bin/example_attention
+      tools/check_attention.py || [ $? -eq 77 ] # no NumPy
+    fi
   fi
 }
 

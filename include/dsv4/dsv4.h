@@ -28,7 +28,8 @@ typedef enum dsv4_status {
   DSV4_ERROR_MODEL = 2,            /* the model directory cannot be used */
   DSV4_ERROR_CAPACITY = 3,         /* the context, the sessions, the memory or the caller's array is full */
   DSV4_ERROR_STATE = 4,            /* the call does not fit what came before, e.g. sampling a session that was fed nothing */
-  DSV4_ERROR_INTERNAL = 5
+  DSV4_ERROR_INTERNAL = 5,
+  DSV4_ERROR_DEVICE = 6 /* no CUDA in this build, no GPU that its kernels are for, or a CUDA call failed */
 } dsv4_status;
 
 typedef struct dsv4_engine dsv4_engine;   /* a loaded model and its caches */

@@ -2,14 +2,11 @@
 #include "dsv4/dsv4.h"
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
-#include <new>
 #include <optional>
 #include <string>
-#include <utility>
 
-#include "base/error.h"
+#include "capi/status.h"
 #include "runtime/engine.h"
 #include "text/tokenizer.h"
 
@@ -33,52 +30,9 @@ struct dsv4_session {
 
 namespace {
 
-// An Error with the status it maps to.
-class StatusError : public dsv4::Error {
- public:
-  StatusError(dsv4_status status, const std::string& line) : Error(line), status_(status) {}
-  dsv4_status status() const { return status_; }
-
- private:
-  dsv4_status status_;
-};
-
-template <typename... Args>
-void expect(bool condition, dsv4_status status, fmt::format_string<Args...> format, Args&&... args) {
-  if (!condition) throw StatusError(status, fmt::format(format, std::forward<Args>(args)...));
-}
-
-// Runs `call`; what it throws becomes a status, and its line goes into `message`. Other Errors than StatusError become `fallback`.
-template <typename F>
-dsv4_status guarded(std::string& message, dsv4_status fallback, F&& call) noexcept {
-  try {
-    message.clear();
-    call();
-    return DSV4_OK;
-  } catch (const StatusError& error) {
-    message = error.what();
-    return error.status();
-  } catch (const dsv4::Error& error) {
-    message = error.what();
-    return fallback;
-  } catch (const std::bad_alloc&) {
-    message = "out of memory";
-    return DSV4_ERROR_CAPACITY;
-  } catch (const std::exception& error) {
-    message = error.what();
-    return DSV4_ERROR_INTERNAL;
-  }
-}
-
-// The caller's struct, with defaults for what its version of the header did not have.
-template <typename T>
-T read_struct(const T* given, T defaults, const char* name) {
-  if (given == nullptr) return defaults;
-  expect(given->struct_size >= sizeof(size_t) && given->struct_size <= sizeof(T), DSV4_ERROR_INVALID_ARGUMENT,
-         "{}: struct_size {}, expected at most {}: set it to sizeof({})", name, given->struct_size, sizeof(T), name);
-  std::memcpy(&defaults, given, given->struct_size);
-  return defaults;
-}
+using dsv4::capi::expect;
+using dsv4::capi::guarded;
+using dsv4::capi::read_struct;
 
 dsv4::EngineOptions engine_options(const char* model_dir, const dsv4_options& options) {
   dsv4::EngineOptions result;
@@ -133,11 +87,7 @@ dsv4_status dsv4_open(const char* model_dir, const dsv4_options* options, dsv4_e
     if (std::filesystem::exists(tokenizer_file)) opened->tokenizer = dsv4::Tokenizer::from_file(tokenizer_file);
     *engine = opened.release();
   });
-  if (message != nullptr && message_size > 0) {
-    const size_t length = std::min(line.size(), message_size - 1);
-    std::memcpy(message, line.data(), length);
-    message[length] = '\0';
-  }
+  dsv4::capi::write_line(line, message, message_size);
   return status;
 }
 

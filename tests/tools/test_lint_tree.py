@@ -172,6 +172,7 @@ class TreeRules(LintTest):
         commented = '// #include "backend/cpu/backend.h"\n#include <runtime/engine.h>\n'
         self.assertEqual(self.lint({"src/model/a.cpp": commented}), ["src/model/a.cpp:2: include-direction"])
         self.assertEqual(self.lint({"src/attic/a.cpp": "#include <vector>\n"}), ["src/attic/a.cpp:1: include-direction"])
+        self.assertEqual(self.lint({"include/dsv4/b.h": '// B.\n#pragma once\n#include "dsv4/a.h"\n'}), [])
         self.assertEqual(self.lint({"src/runtime/a.cpp": '#include "backend/cpu/backend.h"\n#include "text/a.h"\n'}), [])
 
     def test_plain_headers(self):

@@ -19,7 +19,8 @@ Rotation make_rotation(int32_t position, const float* freqs, int rope_dim);
 // (a, b) → (a·cos − b·sin, a·sin + b·cos) on interleaved pairs of x [rope_dim] in place, fp32, results rounded to bf16.
 void rotate(const Rotation& rotation, int rope_dim, float* x);
 
-// The same with −sin.
+// The same with −sin, nothing rounded; then rounded.
+void rotate_inverse_exact(const Rotation& rotation, int rope_dim, float* x);
 void rotate_inverse(const Rotation& rotation, int rope_dim, float* x);
 
 }  // namespace dsv4::cpu
