@@ -7,9 +7,11 @@
 #include <cstdio>
 #include <limits>
 #include <string>
+#include <type_traits>
 
 #include "backend/cpu/kv_codec.h"
 #include "backend/cpu/ops.h"
+#include "backend/cpu/vector.h"
 #include "base/error.h"
 #include "cuda/support/attention_case.h"
 #include "cuda/support/attention_reference.h"
@@ -332,44 +334,129 @@ TEST_F(AttentionGpu, CachesAboveFourGiB) {
   expect_close(input, out, run_cpu(input));
 }
 
-// Below: against the formula in fp64 on the same bytes.
-constexpr double kLowestCosine = 0.99999;  // of a head's output in bf16
+// The codes are those that the CPU's quantiser gives for the bf16 output.
+TEST_F(AttentionGpu, QuantisedOutputsAreTheQuantisedBf16Output) {
+  for (const int head_dim : {64, 128, 256, 512}) {
+    SCOPED_TRACE(head_dim);
+    const Case input = make_case(24, {{0, 700, 1}, {1, 600, 9}, {2, 0, 1}}, 3, 3, {70, head_dim, 128, 140, 4, 300});
+    const DeviceCase device(gpu(), input);
+    gpu().attention(device.params());
+    const std::vector<Bf16> out = device.out();
+    const size_t num_heads = out.size() / head_dim;
 
+    gpu().attention(device.params(AttentionOutput::kFp8));
+    std::vector<uint8_t> codes = device.codes(), scales = device.scales();
+    const int block = std::min(head_dim, kAttentionFp8Block);
+    for (size_t i = 0; i < num_heads * head_dim / block; ++i) {
+      uint8_t expected[kAttentionFp8Block], scale;
+      cpu::quantize_fp8_block(out.data() + i * block, block, expected, &scale);
+      ASSERT_EQ(scales[i], scale) << "block " << i;
+      ASSERT_TRUE(std::equal(expected, expected + block, codes.begin() + i * block)) << "block " << i;
+    }
+
+    gpu().attention(device.params(AttentionOutput::kFp4));
+    codes = device.codes();
+    scales = device.scales();
+    std::vector<uint8_t> row_codes(head_dim / 2), row_scales(head_dim / kAttentionFp4Block);
+    for (size_t head = 0; head < num_heads; ++head) {
+      cpu::pack_fp4_row(head_dim, test::to_floats(out.data() + head * head_dim, head_dim).data(), row_codes.data(), row_scales.data());
+      ASSERT_TRUE(std::equal(row_codes.begin(), row_codes.end(), codes.begin() + head * row_codes.size())) << "head " << head;
+      ASSERT_TRUE(std::equal(row_scales.begin(), row_scales.end(), scales.begin() + head * row_scales.size())) << "head " << head;
+    }
+  }
+}
+
+// Counts of 0, of one key, beyond what there is; one sequence by a cluster, one by single CTAs.
+TEST_F(AttentionGpu, KeyCountsShortenTheLists) {
+  Case input = make_case(25, {{0, 700, 8}, {1, 600, 12}}, 2, 3, {6, 512, 128, 140, 4, 150});
+  const int32_t windows[] = {0, 1, 64, 127, 128, 1000}, entries[] = {0, 1, 63, 149, 150, 5000};
+  for (int row = 0; row < input.num_rows(); ++row) {
+    input.key_counts.push_back(windows[row % 6]);
+    input.key_counts.push_back(entries[(row + row / 6) % 6]);
+  }
+  input.sink[2] = -kInfinity;
+  expect_matches_cpu(gpu(), input);
+  const DeviceCase device(gpu(), input);
+  gpu().attention(device.params(AttentionOutput::kFp32));
+  const std::vector<float> out = device.out_fp32(), lse = device.lse();
+  for (int row = 0; row < input.num_rows(); ++row) {
+    if (input.key_counts[2 * row] != 0 || input.key_counts[2 * row + 1] != 0) continue;
+    for (int head = 0; head < 6; ++head) {
+      const size_t index = static_cast<size_t>(row) * 6 + head;
+      if (head == 2) {
+        EXPECT_EQ(lse[index], -kInfinity);
+      } else {
+        EXPECT_NEAR(lse[index], input.sink[head], 1e-6);
+      }
+      for (int i = 0; i < 512; ++i) ASSERT_EQ(out[index * 512 + i], 0.0f) << i;
+    }
+  }
+}
+
+// Below: against the formula in fp64 on the same bytes.
+constexpr double kLowestCosine = 0.99999;       // of a head's output in bf16
+constexpr double kLowestFp32Cosine = 0.999998;  // in fp32
+constexpr double kLargestLseError = 1e-5;
+
+// The worst head of all cases.
 struct Worst {
-  double cosine = 2.0;
-  std::string where;
+  double cosine = 2.0, fp32_cosine = 2.0, lse_error = 0.0;
+  std::string where, fp32_where, lse_where;
 };
 
-// Runs a case and keeps the row and head with the lowest cosine.
+struct Closeness {
+  double cosine, norm_ratio;
+};
+
+template <class Value>
+Closeness closeness_of(const Value* actual, const double* expected, size_t dim) {
+  double dot = 0.0, actual_norm = 0.0, expected_norm = 0.0;
+  for (size_t i = 0; i < dim; ++i) {
+    double a;
+    if constexpr (std::is_same_v<Value, Bf16>) {
+      a = to_float(actual[i]);
+    } else {
+      a = actual[i];
+    }
+    dot += a * expected[i];
+    actual_norm += a * a;
+    expected_norm += expected[i] * expected[i];
+  }
+  if (expected_norm == 0.0) return {actual_norm == 0.0 ? 1.0 : 0.0, 1.0};
+  return {dot / std::sqrt(actual_norm * expected_norm), std::sqrt(actual_norm / expected_norm)};
+}
+
+// Runs a case in bf16 and in fp32 and keeps the rows and heads that are farthest off. Not a number is the worst of all.
 void compare_with_formula(Backend& gpu, const Case& input, const std::string& name, Worst& worst) {
   const DeviceCase device(gpu, input);
-  const AttentionParams params = device.params();
-  gpu.attention(params);
-  const std::vector<Bf16> actual = device.out();
-  const test::DeviceArray<double> reference(gpu, actual.size());
-  test::attention_reference(params, reference.data());
-  const std::vector<double> expected = reference.host();
+  gpu.attention(device.params());
+  gpu.attention(device.params(AttentionOutput::kFp32));
+  const std::vector<Bf16> out = device.out();
+  const std::vector<float> out_fp32 = device.out_fp32(), lse = device.lse();
+  const test::DeviceArray<double> reference(gpu, out.size()), reference_lse(gpu, lse.size());
+  test::attention_reference(device.params(), reference.data(), reference_lse.data());
+  const std::vector<double> expected = reference.host(), expected_lse = reference_lse.host();
   const size_t dim = input.head_dim;
-  for (size_t begin = 0; begin < actual.size(); begin += dim) {
-    double dot = 0.0, actual_norm = 0.0, expected_norm = 0.0;
-    for (size_t i = begin; i < begin + dim; ++i) {
-      const double a = to_float(actual[i]);
-      dot += a * expected[i];
-      actual_norm += a * a;
-      expected_norm += expected[i] * expected[i];
-    }
-    const double cosine = dot / std::sqrt(actual_norm * expected_norm);
-    // Not a number is the worst of all.
-    if (cosine >= worst.cosine) continue;
-    worst.cosine = cosine;
-    worst.where = fmt::format("{}, row {}, head {}", name, begin / input.row_values(), begin % input.row_values() / dim);
-    ASSERT_GE(cosine, kLowestCosine) << worst.where;
-    ASSERT_NEAR(std::sqrt(actual_norm / expected_norm), 1.0, 2e-3) << worst.where;
+  for (size_t i = 0; i < lse.size(); ++i) {
+    const std::string where = fmt::format("{}, row {}, head {}", name, i / input.num_heads, i % input.num_heads);
+    const Closeness bf16 = closeness_of(out.data() + i * dim, expected.data() + i * dim, dim);
+    const Closeness fp32 = closeness_of(out_fp32.data() + i * dim, expected.data() + i * dim, dim);
+    const double lse_error = std::fabs(static_cast<double>(lse[i]) - expected_lse[i]);
+    ASSERT_GE(bf16.cosine, kLowestCosine) << where;
+    ASSERT_NEAR(bf16.norm_ratio, 1.0, 2e-3) << where;
+    ASSERT_GE(fp32.cosine, kLowestFp32Cosine) << where;
+    ASSERT_NEAR(fp32.norm_ratio, 1.0, 1e-4) << where;
+    ASSERT_LE(lse_error, kLargestLseError) << where << ": got " << lse[i] << ", expected " << expected_lse[i];
+    if (bf16.cosine < worst.cosine) worst.cosine = bf16.cosine, worst.where = where;
+    if (fp32.cosine < worst.fp32_cosine) worst.fp32_cosine = fp32.cosine, worst.fp32_where = where;
+    if (lse_error > worst.lse_error) worst.lse_error = lse_error, worst.lse_where = where;
   }
 }
 
 void report(const Worst& worst) {
   std::printf("worst cosine %.9f: %s\n", worst.cosine, worst.where.c_str());
+  std::printf("worst fp32 cosine 1 - %.3g: %s\n", 1.0 - worst.fp32_cosine, worst.fp32_where.c_str());
+  std::printf("worst LSE error %.3g: %s\n", worst.lse_error, worst.lse_where.c_str());
 }
 
 TEST_F(AttentionGpu, ParityOfRandomSteps) {
@@ -388,6 +475,9 @@ TEST_F(AttentionGpu, ParityOfRandomSteps) {
     Case input = make_case(1000 + i, {{1, random.below(longest), 1 + random.below(8)}, {0, random.below(longest), chunk}, {2, 0, 1}}, 3,
                            pages, dims);
     if (random.below(10) == 0) std::fill(input.selected.begin(), input.selected.end(), -1);
+    if (random.below(5) == 0) {  // some rows of them without keys
+      for (int row = 0; row < 2 * input.num_rows(); ++row) input.key_counts.push_back(random.below(3) == 0 ? 0 : random.below(700));
+    }
     const std::string name =
         fmt::format("step {}: {} heads × {}, window {}, ratio {}, {} selected", i, num_heads, head_dim, window, ratio, num_selected);
     compare_with_formula(gpu(), input, name, worst);

@@ -29,6 +29,7 @@ struct Case {
   std::vector<Bf16> q;
   std::vector<float> sink, freqs = plain_frequencies();
   std::vector<int32_t> selected;
+  std::vector<int32_t> key_counts;  // empty: all keys
   int min_new_tokens = 0, max_new_tokens = 0;
 
   Case(const Step& rows, int slots, const Dims& dims)
@@ -130,6 +131,7 @@ inline std::vector<Bf16> run_cpu(const Case& input) {
   params.sink = input.sink.data();
   params.freqs = input.freqs.data();
   params.out = out.data();
+  if (!input.key_counts.empty()) params.key_counts = input.key_counts.data();
   cpu::attention(params);
   return out;
 }
@@ -147,11 +149,16 @@ class DeviceCase {
         slots_(gpu, input.step.slots),
         page_table_(gpu, input.step.page_table),
         selected_(gpu, input.selected.empty() ? std::vector<int32_t>{-1} : input.selected),
+        key_counts_(gpu, input.key_counts.empty() ? std::vector<int32_t>{-1} : input.key_counts),
         ring_(gpu, input.ring),
         pages_(gpu, input.pages),
         sink_(gpu, input.sink),
         freqs_(gpu, input.freqs),
-        out_(gpu, input.q.size()) {}
+        out_(gpu, input.q.size()),
+        out_fp32_(gpu, input.q.size()),
+        codes_(gpu, input.q.size()),
+        scales_(gpu, input.q.size() / kAttentionFp4Block),
+        lse_(gpu, static_cast<size_t>(input.num_rows()) * input.num_heads) {}
 
   AttentionParams params() const {
     AttentionParams params = dims_of(input_);
@@ -168,19 +175,37 @@ class DeviceCase {
     if (input_.num_selected > 0) params.selected = selected_.data();
     params.sink = sink_.data();
     params.freqs = freqs_.data();
+    if (!input_.key_counts.empty()) params.key_counts = key_counts_.data();
     params.out = out_.data();
     return params;
   }
+  // The same with another output, and the LSE.
+  AttentionParams params(AttentionOutput output) const {
+    AttentionParams params = this->params();
+    params.output = output;
+    if (output == AttentionOutput::kFp32) params.out = out_fp32_.data();
+    if (output == AttentionOutput::kFp8 || output == AttentionOutput::kFp4) params.out = codes_.data();
+    params.out_scales = scales_.data();
+    params.lse = lse_.data();
+    return params;
+  }
   std::vector<Bf16> out() const { return out_.host(); }
+  std::vector<float> out_fp32() const { return out_fp32_.host(); }
+  std::vector<uint8_t> codes() const { return codes_.host(); }
+  std::vector<uint8_t> scales() const { return scales_.host(); }
+  std::vector<float> lse() const { return lse_.host(); }
   bool caches_are_unchanged() const { return ring_.host() == input_.ring && pages_.host() == input_.pages; }
 
  private:
   const Case& input_;
   DeviceArray<Bf16> q_;
-  DeviceArray<int32_t> token_ids_, positions_, seq_idx_, row_begin_, slots_, page_table_, selected_;
+  DeviceArray<int32_t> token_ids_, positions_, seq_idx_, row_begin_, slots_, page_table_, selected_, key_counts_;
   DeviceArray<uint8_t> ring_, pages_;
   DeviceArray<float> sink_, freqs_;
   DeviceArray<Bf16> out_;
+  DeviceArray<float> out_fp32_;
+  DeviceArray<uint8_t> codes_, scales_;
+  DeviceArray<float> lse_;
 };
 
 inline std::vector<Bf16> run_gpu(Backend& gpu, const Case& input) {

@@ -29,11 +29,17 @@ struct Key {
   const uint8_t* scales;
 };
 
+__device__ int count_window(const AttentionParams& params, int row) {
+  const int position = params.batch.positions[row];
+  const int all = position + 1 < params.window ? position + 1 : params.window;
+  return params.key_counts == nullptr ? all : min(all, params.key_counts[2 * row]);
+}
+
 __device__ Key find_key(const AttentionParams& params, int row, int key) {
   const KvEntryLayout layout{params.head_dim};
   const int position = params.batch.positions[row], seq = params.batch.seq_idx[row];
-  const int first = position < params.window ? 0 : position - params.window + 1;
-  const int num_window = position - first + 1;
+  const int num_window = count_window(params, row);
+  const int first = position - num_window + 1;
   const uint8_t* page;
   int entry, entries;
   if (key < num_window) {
@@ -60,16 +66,16 @@ __device__ double key_value(const AttentionParams& params, const Key& key, int d
 }
 
 __device__ int count_keys(const AttentionParams& params, int row) {
-  const int position = params.batch.positions[row];
-  const int num_window = position + 1 < params.window ? position + 1 : params.window;
+  const int num_window = count_window(params, row);
   if (params.entries.data == nullptr) return num_window;
-  const int visible = (position + 1) / params.ratio;
-  return num_window + (params.selected == nullptr ? visible : min(visible, params.num_selected));
+  const int visible = (params.batch.positions[row] + 1) / params.ratio;
+  const int all = params.selected == nullptr ? visible : min(visible, params.num_selected);
+  return num_window + (params.key_counts == nullptr ? all : min(all, params.key_counts[2 * row + 1]));
 }
 
 // A block: one row and head. Logits of a tile of keys by warps, then values by threads, a dim or two each; the maximum in a pass of its
 // own.
-__global__ void reference_kernel(AttentionParams params, double* out) {
+__global__ void reference_kernel(AttentionParams params, double* out, double* lse) {
   __shared__ double logits[kTile];
   __shared__ double maxima[kThreads / 32];
   const int row = blockIdx.x / params.num_heads, head = blockIdx.x % params.num_heads;
@@ -116,7 +122,10 @@ __global__ void reference_kernel(AttentionParams params, double* out) {
       for (int i = 0; i < kThreads / 32; ++i) max = fmax(max, maxima[i]);
     }
   }
-  denominator += exp(static_cast<double>(params.sink[head]) - max);
+  // Without keys the sums are zeros and the sink is all there is.
+  const double sink = params.sink[head], largest = fmax(max, sink);
+  if (threadIdx.x == 0) lse[blockIdx.x] = isinf(largest) ? largest : largest + log(denominator * exp(max - largest) + exp(sink - largest));
+  denominator = isinf(max) ? 1.0 : denominator + exp(sink - max);
   double* output = out + static_cast<int64_t>(blockIdx.x) * params.head_dim;
   for (int j = 0; j < 2; ++j) {
     const int dim = threadIdx.x + j * kThreads;
@@ -135,8 +144,8 @@ __global__ void reference_kernel(AttentionParams params, double* out) {
 
 }  // namespace
 
-void attention_reference(const AttentionParams& params, double* out) {
-  reference_kernel<<<params.batch.num_tokens * params.num_heads, kThreads>>>(params, out);
+void attention_reference(const AttentionParams& params, double* out, double* lse) {
+  reference_kernel<<<params.batch.num_tokens * params.num_heads, kThreads>>>(params, out, lse);
   cuda::check(cudaGetLastError(), "launch", "attention_reference");
   cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize", "attention_reference");
 }

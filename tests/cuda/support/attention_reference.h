@@ -5,8 +5,8 @@
 
 namespace dsv4::test {
 
-// `params` as for the op, `out` aside; out: [num_tokens, num_heads, head_dim] fp64 in device memory, rotated back, not rounded. Returns
-// once it is there. Throws Error.
-void attention_reference(const AttentionParams& params, double* out);
+// `params` as for the op, its outputs aside; out: [num_tokens, num_heads, head_dim], rotated back, not rounded, and lse: [num_tokens,
+// num_heads], fp64 in device memory. No row is padding. Returns once they are there. Throws Error.
+void attention_reference(const AttentionParams& params, double* out, double* lse);
 
 }  // namespace dsv4::test
