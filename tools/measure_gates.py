@@ -5,7 +5,7 @@
     tools/measure_gates.py --machine "NVIDIA H200" gpu
 
 Groups: golden inspect tiny text tests fuzz; default: all but fuzz. Build preset cpu first (fuzz: preset fuzz). On a machine with a GPU:
-gpu_tests gpu_golden gpu_tiny gpu_steps gpu_loader gpu_sanitizer, or gpu for all of them; they need the binaries in build/cuda/bin, the
+gpu_tests gpu_golden gpu_attention gpu_tiny gpu_steps gpu_loader gpu_sanitizer, or gpu for all of them; they need the binaries in build/cuda/bin, the
 sanitizer's group compute-sanitizer, and nothing else. Nothing is recorded when a command fails to give its figure, and the other groups go
 on; a gate that is missed is recorded as missed.
 """
@@ -229,6 +229,28 @@ def measure_gpu_loader():
     yield "gpu.loader.gb_per_second", round(1e-9 * size / seconds, 3)
 
 
+def measure_gpu_attention():
+    output = run(CUDA_BIN / "test_cuda", "--gtest_filter=AttentionGpu.Parity*", check=False)
+    worst = {}
+    for name, pattern in (
+        ("worst_cosine_fp32", r"worst fp32 cosine 1 - ([\d.e+-]+):"),
+        ("worst_cosine_bf16", r"worst bf16 cosine 1 - ([\d.e+-]+):"),
+        ("worst_lse_error", r"worst LSE error ([\d.e+-]+):"),
+    ):
+        worst[name] = [float(value) for value in re.findall(pattern, output)]
+        if len(worst[name]) != 2 or "[  FAILED  ]" in output:
+            raise MeasureError(f"attention: no figures of its parity\n{output[-2000:]}")
+        yield f"gpu.attention.{name}", max(worst[name])
+    yield "gpu.attention.nodes", 1 + failed_tests(CUDA_BIN / "test_cuda", "--gtest_filter=AttentionGpu.HintsDoNot*")
+    # Lines as `--append` writes them: gates, and figures beside them.
+    with tempfile.TemporaryDirectory() as folder:
+        lines = Path(folder) / "attention.jsonl"
+        run(CUDA_BIN / "dsv4_bench_attention", "--append", lines)
+        for line in map(json.loads, lines.read_text().splitlines()):
+            if line["limit"] is not None:
+                yield line["gate"], line["value"]
+
+
 def measure_spills():
     output = run(ROOT / "tools/check_spills.py", check=False)
     found = re.search(r"(\d+) kernels in \d+ files, (\d+) findings", output)
@@ -260,6 +282,7 @@ GROUPS = {
     "spills": measure_spills,
     "gpu_tests": measure_gpu_tests,
     "gpu_golden": measure_gpu_golden,
+    "gpu_attention": measure_gpu_attention,
     "gpu_tiny": measure_gpu_tiny,
     "gpu_steps": measure_gpu_steps,
     "gpu_loader": measure_gpu_loader,

@@ -454,7 +454,7 @@ void compare_with_formula(Backend& gpu, const Case& input, const std::string& na
 }
 
 void report(const Worst& worst) {
-  std::printf("worst cosine %.9f: %s\n", worst.cosine, worst.where.c_str());
+  std::printf("worst bf16 cosine 1 - %.3g: %s\n", 1.0 - worst.cosine, worst.where.c_str());
   std::printf("worst fp32 cosine 1 - %.3g: %s\n", 1.0 - worst.fp32_cosine, worst.fp32_where.c_str());
   std::printf("worst LSE error %.3g: %s\n", worst.lse_error, worst.lse_where.c_str());
 }

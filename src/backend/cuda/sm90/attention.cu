@@ -399,7 +399,7 @@ __device__ __forceinline__ void add_values(SharedMemory<kDim>& shared, const Key
     fence_operands(o[i]);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int term = 0; term < S::kTerms; ++term) {
+    for (int term = S::kTerms - 1; term >= 0; --term) {  // the smallest first: sums are truncated
       const uint64_t p = swizzled_descriptor(ptx::shared_address(shared.p[tile_in_piece][term]));
 #pragma unroll
       for (int step = 0; step < 4; ++step) ptx::wgmma_bf16_rs<kHeadTile, true>(o[i], fragments[step], p + step * kProbabilityStep, true);
