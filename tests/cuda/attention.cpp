@@ -397,6 +397,8 @@ TEST_F(AttentionGpu, KeyCountsShortenTheLists) {
 constexpr double kLowestCosine = 0.99999;       // of a head's output in bf16
 constexpr double kLowestFp32Cosine = 0.999998;  // in fp32
 constexpr double kLargestLseError = 1e-5;
+// The tensor cores cut their fp32 sums off towards zero: O shrinks with the number of products in one sum.
+constexpr double kTruncationPerKey = 4e-9;
 
 // The worst head of all cases.
 struct Worst {
@@ -437,15 +439,17 @@ void compare_with_formula(Backend& gpu, const Case& input, const std::string& na
   test::attention_reference(device.params(), reference.data(), reference_lse.data());
   const std::vector<double> expected = reference.host(), expected_lse = reference_lse.host();
   const size_t dim = input.head_dim;
+  int num_keys = 0;
+  for (int row = 0; row < input.num_rows(); ++row) num_keys = std::max(num_keys, input.window + input.num_visible(row));
   for (size_t i = 0; i < lse.size(); ++i) {
     const std::string where = fmt::format("{}, row {}, head {}", name, i / input.num_heads, i % input.num_heads);
     const Closeness bf16 = closeness_of(out.data() + i * dim, expected.data() + i * dim, dim);
     const Closeness fp32 = closeness_of(out_fp32.data() + i * dim, expected.data() + i * dim, dim);
     const double lse_error = std::fabs(static_cast<double>(lse[i]) - expected_lse[i]);
     ASSERT_GE(bf16.cosine, kLowestCosine) << where;
-    ASSERT_NEAR(bf16.norm_ratio, 1.0, 2e-3) << where;
+    ASSERT_NEAR(bf16.norm_ratio, 1.0, 4e-3) << where;  // a rounding of half a step of 2^-8, twice in the rotated dims
     ASSERT_GE(fp32.cosine, kLowestFp32Cosine) << where;
-    ASSERT_NEAR(fp32.norm_ratio, 1.0, 1e-4) << where;
+    ASSERT_NEAR(fp32.norm_ratio, 1.0, 2e-5 + kTruncationPerKey * static_cast<double>(num_keys)) << where;
     ASSERT_LE(lse_error, kLargestLseError) << where << ": got " << lse[i] << ", expected " << expected_lse[i];
     if (bf16.cosine < worst.cosine) worst.cosine = bf16.cosine, worst.where = where;
     if (fp32.cosine < worst.fp32_cosine) worst.fp32_cosine = fp32.cosine, worst.fp32_where = where;

@@ -13,9 +13,9 @@
 // Products. S [64 keys, 64 heads] = K·Qᵀ and O [dims, 64 heads] = Vᵀ·P: keys and values are the A operand, widened from FP8 in registers
 // (block/key_tile.h); Q and P are B, in shared memory. Nothing dequantised is ever stored.
 //
-// Numbers. P is taken as two bf16, high and low: 17 bits, 2 products. The maximum that logits (in powers of two) are taken relative to is
-// rounded up to an integer, so that every later change of it is exact. A tile's products are summed from zero by the tensor cores and then
-// added to O in fp32 registers.
+// Numbers. P is taken as two bf16, high and low: 17 bits, 2 products (24 bits and 3 below D = 512, where they cost little). The maximum
+// that logits (in powers of two) are taken relative to is rounded up to an integer, so that every later change of it is exact. The tensor
+// cores add to O where it stands, the low terms first, because they cut sums off.
 //
 // End. Every CTA leaves O (fp32, relative to its own maximum), maxima and sums in its shared memory; each CTA of the cluster then finishes
 // a share of the heads: adds the parts in the order of the ranks, divides, rotates back, converts, stores (finish()).
