@@ -9,9 +9,9 @@ program=build/cuda/bin/test_cuda
 
 # The sanitizers make a kernel many times slower: whole models, long rows and large caches are left to the plain run.
 op_tests='*Gpu.*-EngineGpu.*:ModelGpu.*:MiniOnGpu.*:LoaderGpu.*'
-op_tests+=':*Parity*:*AboveFourGiB*:*FullVocabulary*:*ProductionShapes*:*LongRow*:*ManyRows*:*EveryClusterSize*:*HiddenSizes*:*TokenCounts*'
-# racecheck follows every access of shared memory: of the tests that repeat a kernel in many sizes, one size is enough. It does not come back
-# from replayed graphs, nor from most tests of the two kernels that count in shared memory (sample, topk).
+op_tests+=':*AboveFourGiB*:*FullVocabulary*:*ProductionShapes*:*LongRow*:*ManyRows*:*EveryClusterSize*:*HiddenSizes*:*TokenCounts*'
+# racecheck follows every access of shared memory: of the tests that repeat a kernel in many sizes, one size is enough. It does not come
+# back from replayed graphs, nor from most tests of the two kernels that count in shared memory (sample, topk).
 race_tests=$op_tests':*TokensAlone*:*RowsDoNotDependOnTheBatch*:*DotProducts*:*IsExact*:*IsAnFp32Product*:*RoundsTheSum*'
 race_tests+=':MhcHeadGpu.MatchesCpu:RouterGpu.ScoredLayers:*Parity*:*KeyCounts*:*WindowOf*:*EveryCode*:*ChunkByChunk*'
 race_tests+=':*Recorded*:*GroupsMixFormats*:*ASequenceAlone*'
