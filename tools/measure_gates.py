@@ -6,8 +6,8 @@
 
 Groups: golden inspect tiny text tests fuzz; default: all but fuzz. Build preset cpu first (fuzz: preset fuzz). On a machine with a GPU:
 gpu_tests gpu_golden gpu_attention gpu_tiny gpu_steps gpu_loader gpu_sanitizer, or gpu for all of them; they need the binaries in
-build/cuda/bin, the sanitizer's group compute-sanitizer, and nothing else. Nothing is recorded when a command fails to give its figure, and the other groups go
-on; a gate that is missed is recorded as missed.
+build/cuda/bin, the sanitizer's group compute-sanitizer, and nothing else. Nothing is recorded when a command fails to give its figure,
+and the other groups go on; a gate that is missed is recorded as missed.
 """
 
 import argparse
