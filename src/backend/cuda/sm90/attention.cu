@@ -18,7 +18,7 @@
 //
 // Budget per tile of 64 keys, D = 512: S 2 × 32 wgmma m64n64k16 = 2048 cycles (half of it repeated work), P·K 2 × 8 m64n256k16 = 2048
 // cycles; the gather is 36 KiB and about 1000 issue slots per scheduler, under them. docs/kernels/attention.md has the rest.
-#include "backend/cuda/block/formats.h"
+#include "backend/cuda/block/quantize.h"
 #include "backend/cuda/block/reduce.h"
 #include "backend/cuda/block/rope.h"
 #include "backend/cuda/block/swizzle.h"
@@ -192,12 +192,6 @@ __device__ __forceinline__ void load_quarter(const EntryAddress& address, int qu
   }
 }
 
-// 8 codes times a scale given as a pair of equal bf16. Both factors and the product are exact in bf16.
-__device__ __forceinline__ uint4 dequantise(uint32_t codes_low, uint32_t codes_high, uint32_t scale_pair) {
-  const uint2 low = e4m3x4_values(codes_low, scale_pair), high = e4m3x4_values(codes_high, scale_pair);
-  return make_uint4(low.x, low.y, high.x, high.y);
-}
-
 __device__ __forceinline__ void store_chunk(uint8_t* block, int row, int chunk, const uint4& value) {
   *reinterpret_cast<uint4*>(block + swizzled_offset(row, chunk)) = value;
 }
@@ -208,10 +202,9 @@ __device__ __forceinline__ void store_quarter(uint8_t* tile, int row, int quarte
 #pragma unroll
   for (int block = 0; block < kScaled; ++block) {
     const uint32_t code = (entry.scales[block / 4] >> (8 * (block % 4))) & 0xffu;
-    const uint32_t scale_pair = bf16_scale_pair(code);
     const uint4& codes = entry.codes[block];
-    store_chunk(tile + block * kBlockBytes, row, 2 * quarter, dequantise(codes.x, codes.y, scale_pair));
-    store_chunk(tile + block * kBlockBytes, row, 2 * quarter + 1, dequantise(codes.z, codes.w, scale_pair));
+    store_chunk(tile + block * kBlockBytes, row, 2 * quarter, fp8x8_values({codes.x, codes.y}, code));
+    store_chunk(tile + block * kBlockBytes, row, 2 * quarter + 1, fp8x8_values({codes.z, codes.w}, code));
   }
   store_chunk(tile + kScaled * kBlockBytes, row, 2 * quarter, entry.rope[0]);
   store_chunk(tile + kScaled * kBlockBytes, row, 2 * quarter + 1, entry.rope[1]);
