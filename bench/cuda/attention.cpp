@@ -10,7 +10,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <ctime>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -21,6 +20,7 @@
 #include "backend/cpu/kv_codec.h"
 #include "backend/cuda/runtime/backend.h"
 #include "backend/cuda/runtime/device.h"
+#include "base/date.h"
 #include "base/error.h"
 #include "ops/buffer.h"
 
@@ -212,18 +212,10 @@ class Step {
   std::vector<Buffer> buffers_;
 };
 
-std::string today() {
-  const std::time_t now = std::time(nullptr);
-  char text[16];
-  std::strftime(text, sizeof(text), "%Y-%m-%d", std::gmtime(&now));
-  return text;
-}
-
 void append(std::ofstream& file, const std::string& machine, const std::string& gate, double value, const char* unit, double limit,
             const char* comparison) {
-  nlohmann::ordered_json line = {{"machine", machine}, {"date", today()}, {"gate", gate}, {"value", value}, {"unit", unit}};
   const double rounded = std::round(value * 100) / 100;
-  line["value"] = rounded;
+  nlohmann::ordered_json line = {{"machine", machine}, {"date", today()}, {"gate", gate}, {"value", rounded}, {"unit", unit}};
   line["limit"] = limit > 0 ? nlohmann::ordered_json(limit) : nlohmann::ordered_json(nullptr);
   line["comparison"] = limit > 0 ? nlohmann::ordered_json(comparison) : nlohmann::ordered_json(nullptr);
   line["command"] = "dsv4_bench_attention";

@@ -1,17 +1,16 @@
 #include "cli/step_bench.h"
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <ctime>
 #include <map>
 #include <optional>
 #include <random>
 #include <utility>
 
+#include "base/date.h"
 #include "base/error.h"
 #include "runtime/random_cache.h"
 
@@ -33,10 +32,6 @@ double seconds_since(Clock::time_point start) {
 
 double real(int64_t value) {
   return static_cast<double>(value);
-}
-
-std::string today() {
-  return fmt::format("{:%Y-%m-%d}", fmt::gmtime(std::time(nullptr)));
 }
 
 // The value below which a share of the sorted values lies.
