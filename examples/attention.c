@@ -163,25 +163,31 @@ static int run(step* gpu, uint8_t* ring, uint8_t* entries) {
   store.ring = entries;
   store.kv = gpu->q; /* other numbers */
   if (dsv4_kv_store(&store, NULL, error, sizeof error) != DSV4_OK) return failed("compressed entries", error);
-  const dsv4_attention_args attention = {.struct_size = sizeof attention,
-                                         .batch = &batch,
-                                         .q = gpu->q,
-                                         .ring = ring,
-                                         .entries = entries,
-                                         .selected = &gpu->selected[0][0],
-                                         .sink = gpu->sink,
-                                         .freqs = gpu->freqs,
-                                         .out = gpu->out,
-                                         .lse = &gpu->lse[0][0],
-                                         .num_heads = kHeads,
-                                         .head_dim = kDim,
-                                         .window = kWindow,
-                                         .ring_size = kRing,
-                                         .entries_per_page = kRing,
-                                         .ratio = kRatio,
-                                         .num_selected = kSelected,
-                                         .output = DSV4_ATTENTION_FP32};
-  if (dsv4_attention(&attention, NULL, error, sizeof error) != DSV4_OK) return failed("attention", error);
+  dsv4_attention_args attention = {.struct_size = sizeof attention,
+                                   .batch = &batch,
+                                   .q = gpu->q,
+                                   .ring = ring,
+                                   .entries = entries,
+                                   .selected = &gpu->selected[0][0],
+                                   .sink = gpu->sink,
+                                   .freqs = gpu->freqs,
+                                   .out = gpu->out,
+                                   .lse = &gpu->lse[0][0],
+                                   .num_heads = kHeads,
+                                   .head_dim = kDim,
+                                   .window = kWindow,
+                                   .ring_size = kRing,
+                                   .entries_per_page = kRing,
+                                   .ratio = kRatio,
+                                   .num_selected = kSelected,
+                                   .output = DSV4_ATTENTION_FP32};
+  attention.workspace_bytes = dsv4_attention_workspace_bytes(&attention);
+  if (cudaMalloc(&attention.workspace, attention.workspace_bytes) != cudaSuccess) {
+    return failed("cudaMalloc", cudaGetErrorString(cudaGetLastError()));
+  }
+  const dsv4_status status = dsv4_attention(&attention, NULL, error, sizeof error);
+  cudaFree(attention.workspace); /* waits for the kernels */
+  if (status != DSV4_OK) return failed("attention", error);
   return 0;
 }
 

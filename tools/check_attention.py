@@ -309,7 +309,7 @@ class Batch(ctypes.Structure):
 
     _fields_ = [("struct_size", ctypes.c_size_t)] + [
         (name, ctypes.c_void_p) for name in ("positions", "seq_idx", "row_begin", "slots", "page_table")
-    ] + [(name, ctypes.c_int32) for name in ("page_table_stride", "num_tokens", "num_seqs", "min_new_tokens", "max_new_tokens")]
+    ] + [(name, ctypes.c_int32) for name in ("page_table_stride", "num_tokens", "num_seqs", "max_new_tokens")]
 
 
 class AttentionArgs(ctypes.Structure):
@@ -394,7 +394,7 @@ class DeviceStep:
             setattr(batch, name, put(getattr(step, name)))
         batch.page_table_stride = step.page_table.shape[1]
         if step.knows_lengths:
-            batch.min_new_tokens, batch.max_new_tokens = int(step.lengths.min()), int(step.lengths.max())
+            batch.max_new_tokens = int(step.lengths.max())
         args = self._args = AttentionArgs(struct_size=ctypes.sizeof(AttentionArgs), batch=ctypes.pointer(batch))
         args.q, args.ring, args.sink, args.freqs = put(step.q), put(step.ring.bytes), put(step.sink), put(step.freqs)
         if step.entries is not None:

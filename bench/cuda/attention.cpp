@@ -161,7 +161,10 @@ class Step {
     params_.ratio = shape.ratio();
     params_.num_selected = shape.num_selected;
     params_.softmax_scale = static_cast<float>(1.0 / std::sqrt(kHeadDim));
-    params_.min_new_tokens = params_.max_new_tokens = shape.rows_per_seq;
+    buffers_.push_back(Buffer(gpu, attention_scratch_bytes(num_rows, shape.num_heads, kHeadDim)));
+    params_.scratch = buffers_.back().as<void>();
+    params_.scratch_bytes = static_cast<int64_t>(buffers_.back().bytes());
+    params_.max_visible = shape.num_entries + (shape.is_prefill() ? shape.rows_per_seq / shape.ratio() : 0);
   }
 
   // Microseconds of a call in a graph.

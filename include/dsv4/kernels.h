@@ -44,8 +44,7 @@ typedef struct dsv4_batch {
   int32_t page_table_stride; /* elements from one sequence's row of page_table to the next */
   int32_t num_tokens;        /* rows, 0 … 1,048,576; with 0 a call does nothing */
   int32_t num_seqs;          /* 1 … num_tokens */
-  int32_t min_new_tokens;    /* the shortest and the longest run of one sequence's rows, 1 … num_tokens; 0: not known. They save */
-  int32_t max_new_tokens;    /* launches of dsv4_attention and change no result; wrong ones leave rows unwritten */
+  int32_t max_new_tokens;    /* the longest run of one sequence's rows, to check rings with; 0: not known */
 } dsv4_batch;
 
 /* What dsv4_attention writes. B: values that share a scale. */
@@ -63,7 +62,8 @@ typedef enum dsv4_attention_output {
  *   o = Σ_j e^l_j · k_j / (Σ_j e^l_j + e^sink),   lse = ln(Σ_j e^l_j + e^sink).
  * Then the last 64 values of o are rotated back: pair i, values (a, b) at D − 64 + 2i, by the angle θ = fp32(p)·freqs[i] (an fp32 product)
  * to (a·cos θ + b·sin θ, b·cos θ − a·sin θ). A row without keys gives zeros and its sink; a padding row zeros (codes and scales too) and
- * −∞. A row's bytes do not depend on the other rows of the step, only on its own keys and on how many rows its sequence has. */
+ * −∞. A row's bytes do not depend on the other rows of the step, only on its own keys. q and the values of entries are taken as f16 (what
+ * is above 65,504 is infinite, below 2^-14 it is off by up to 2^-25), everything else in fp32. */
 typedef struct dsv4_attention_args {
   size_t struct_size;      /* sizeof(dsv4_attention_args) */
   const dsv4_batch* batch; /* host */
@@ -94,8 +94,9 @@ typedef struct dsv4_attention_args {
 
 DSV4_API dsv4_status dsv4_attention(const dsv4_attention_args* args, void* stream, char* error, size_t error_bytes);
 
-/* Bytes of device memory that dsv4_attention needs beside its arguments, for these dims and any contents of device memory; pointers need
- * not be set. 0 at present, for all arguments: a caller that asks and allocates need not change when that does. */
+/* Bytes of device memory that dsv4_attention needs beside its arguments, for this num_tokens and these dims and any contents of device
+ * memory; pointers other than batch need not be set. At most 40 MiB; what it holds need not be kept from call to call, but calls on
+ * different streams must not share it. 0 for arguments that dsv4_attention refuses. */
 DSV4_API size_t dsv4_attention_workspace_bytes(const dsv4_attention_args* args);
 
 /* Window entries, all rows in one launch: k = bf16(kv / √(mean(kv²) + eps) · weight), its last 64 dims rotated by the row's position p

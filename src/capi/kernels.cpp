@@ -67,8 +67,6 @@ dsv4_batch read_batch(const Checker& check, const dsv4_batch* given) {
   if (batch.num_tokens == 0) return batch;
   check.number("batch.num_seqs", batch.num_seqs, 1, batch.num_tokens);
   check.number("batch.max_new_tokens", batch.max_new_tokens, 0, batch.num_tokens);
-  const int32_t longest = batch.max_new_tokens == 0 ? batch.num_tokens : batch.max_new_tokens;
-  check.number("batch.min_new_tokens", batch.min_new_tokens, 0, longest);
   return batch;
 }
 
@@ -151,7 +149,7 @@ uint8_t* cache_bytes(const void* cache) {
   return static_cast<uint8_t*>(const_cast<void*>(cache));
 }
 
-dsv4::AttentionParams attention_params(const dsv4_attention_args& args, const dsv4_batch& batch, const dsv4::BatchView& view) {
+dsv4::AttentionParams attention_params(const dsv4_attention_args& args, const dsv4::BatchView& view) {
   dsv4::AttentionParams params{};
   params.q = static_cast<const dsv4::Bf16*>(args.q);
   params.batch = view;
@@ -170,12 +168,12 @@ dsv4::AttentionParams attention_params(const dsv4_attention_args& args, const ds
   params.num_selected = args.num_selected;
   params.softmax_scale =
       args.softmax_scale > 0.0f ? args.softmax_scale : static_cast<float>(1.0 / std::sqrt(static_cast<double>(args.head_dim)));
-  params.min_new_tokens = batch.min_new_tokens;
-  params.max_new_tokens = batch.max_new_tokens;
   params.output = static_cast<dsv4::AttentionOutput>(args.output);
   params.out_scales = args.out_scales;
   params.lse = args.lse;
   params.key_counts = args.key_counts;
+  params.scratch = args.workspace;
+  params.scratch_bytes = args.workspace == nullptr ? 0 : static_cast<int64_t>(args.workspace_bytes);
   return params;
 }
 
@@ -205,12 +203,20 @@ dsv4_status dsv4_attention(const dsv4_attention_args* args, void* stream, char* 
                     if (batch.num_tokens == 0) return;
                     check_attention_pointers(check, given);
                     const dsv4::BatchView view = batch_view(check, batch, {.row_begin = true, .page_table = given.entries != nullptr});
-                    dsv4::run_attention(stream, attention_params(given, batch, view));
+                    dsv4::run_attention(stream, attention_params(given, view));
                   });
 }
 
-size_t dsv4_attention_workspace_bytes(const dsv4_attention_args*) {
-  return 0;
+size_t dsv4_attention_workspace_bytes(const dsv4_attention_args* args) {
+  size_t bytes = 0;
+  std::string line;
+  guarded(line, DSV4_ERROR_INVALID_ARGUMENT, [&] {
+    const dsv4_attention_args given = read_struct(args, dsv4_attention_args{}, "dsv4_attention_args");
+    const dsv4_batch batch = read_struct(given.batch, dsv4_batch{}, "dsv4_batch");
+    if (batch.num_tokens < 1 || given.num_heads < 1 || !is_head_dim(given.head_dim)) return;
+    bytes = static_cast<size_t>(dsv4::attention_scratch_bytes(batch.num_tokens, given.num_heads, given.head_dim));
+  });
+  return bytes;
 }
 
 dsv4_status dsv4_kv_store(const dsv4_kv_store_args* args, void* stream, char* error, size_t error_bytes) {

@@ -64,7 +64,7 @@ LayerContext Model::layer_context(int layer_idx, const LayerWeights& weights, co
   const int ratio = config_.ratio(layer_idx);
   const float* freqs = freqs_.as<float>() + (ratio == 0 ? 0 : kHalfRope);
   const int max_visible = ratio == 0 ? 0 : num_visible_entries(shape.max_position, ratio);
-  return {config_, weights, cache.layer(layer_idx), freqs, layer_idx, ratio, max_visible, shape.max_new_tokens, shape.min_new_tokens};
+  return {config_, weights, cache.layer(layer_idx), freqs, layer_idx, ratio, max_visible};
 }
 
 void Model::run_layers(const BatchView& batch, const StepShape& shape, const KvCache& cache, LayerObserver* observer) {
@@ -80,7 +80,7 @@ void Model::decode(const BatchView& batch, const KvCache& cache, float* logits) 
   require(batch.num_tokens <= options_.max_decode_rows && batch.num_seqs == batch.num_tokens,
           "decode: {} rows of {} sequences, expected one each of at most {}", batch.num_tokens, batch.num_seqs, options_.max_decode_rows);
   num_rows_ = 0;
-  run_layers(batch, {batch.page_table_stride * kPagePositions - 1, 1, 1}, cache, observer_);
+  run_layers(batch, {batch.page_table_stride * kPagePositions - 1}, cache, observer_);
   run_head(weights_.head, workspace_.streams, batch.num_tokens, logits);
 }
 

@@ -88,10 +88,10 @@ class LayerRun {
     routed.hidden_size = config_.hidden_size;
     routed.intermediate_size = config_.moe_intermediate_size;
     routed.swiglu_limit = config_.swiglu_limit;
-    routed.scratch = ws_.experts_scratch;
+    routed.scratch = ws_.scratch;
     backend_.moe({routed,
                   {u(), weights.shared_w1, weights.shared_w2, weights.shared_w3, ws_.shared, num_tokens(), config_.swiglu_limit,
-                   ws_.experts_scratch}});
+                   ws_.scratch}});
   }
 
  private:
@@ -198,8 +198,9 @@ class LayerRun {
     params.ratio = layer_.ratio;
     params.num_selected = layer_.ratio == 4 ? config_.index_topk : 0;
     params.softmax_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
-    params.max_new_tokens = layer_.max_new_tokens;
-    params.min_new_tokens = layer_.min_new_tokens;
+    params.max_visible = layer_.max_visible;
+    params.scratch = ws_.scratch;
+    params.scratch_bytes = ws_.scratch_bytes;
     backend_.attention(params);
   }
 

@@ -30,10 +30,8 @@ struct LayerContext {
   const LayerCache& cache;
   const float* freqs;  // the layer's own rotary frequencies, backend memory
   int layer_idx;
-  int ratio;           // of compressed entries: 0 (SWA), 4 (CSA), 128 (HCA)
-  int max_visible;     // largest number of compressed entries a row of the step sees, or an upper bound
-  int max_new_tokens;  // longest and shortest run of one sequence's rows in the step, hints for a device; 0: unknown
-  int min_new_tokens;
+  int ratio;        // of compressed entries: 0 (SWA), 4 (CSA), 128 (HCA)
+  int max_visible;  // largest number of compressed entries a row of the step sees, or an upper bound
 };
 
 // One step's way through any number of layers, on streams [num_tokens, hc, d] in place. The output of a sub-layer goes into the streams

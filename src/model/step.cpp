@@ -29,12 +29,7 @@ void StepInput::add_sequence(int slot, int first_position, std::span<const int32
 }
 
 StepShape StepInput::shape() const {
-  StepShape shape{0, 0, num_tokens()};
-  for (size_t seq = 0; seq < slots_.size(); ++seq) {
-    const int run = row_begin_[seq + 1] - row_begin_[seq];
-    shape.max_new_tokens = std::max(shape.max_new_tokens, run);
-    shape.min_new_tokens = std::min(shape.min_new_tokens, run);
-  }
+  StepShape shape;
   for (int32_t position : positions_) shape.max_position = std::max(shape.max_position, position);
   return shape;
 }

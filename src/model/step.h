@@ -13,9 +13,7 @@ namespace dsv4 {
 
 // What a device may want to know about a step before it looks at it.
 struct StepShape {
-  int max_position = 0;    // largest position, or an upper bound
-  int max_new_tokens = 0;  // longest and shortest run of one sequence's rows
-  int min_new_tokens = 0;
+  int max_position = 0;  // largest position, or an upper bound
 };
 
 // A ragged list of tokens, sequence after sequence (design section 2). Reused from step to step.

@@ -82,7 +82,9 @@ int64_t Workspace::place(const ModelConfig& config, const WorkspaceSize& size, u
   carver.take(expert_weights, tokens * config.num_experts_per_tok);
   carver.take(routed, tokens * config.num_experts_per_tok * hidden);
   carver.take(shared, tokens * hidden);
-  carver.take(experts_scratch, experts_scratch_bytes(tokens, config.num_experts_per_tok, kMaxRoutedExperts, config.moe_intermediate_size));
+  scratch_bytes = std::max(attention_scratch_bytes(tokens, config.num_attention_heads, config.head_dim),
+                           experts_scratch_bytes(tokens, config.num_experts_per_tok, kMaxRoutedExperts, config.moe_intermediate_size));
+  carver.take(scratch, scratch_bytes);
 
   if (size.with_mtp) {
     carver.take(mtp_streams, tokens * hc * hidden);

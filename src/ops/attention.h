@@ -20,7 +20,7 @@ enum class AttentionOutput : uint8_t {
   kBf16,  // bf(o), rotated back → bf: the model's numerics. out: [num_tokens, num_heads, head_dim] bf16
   kFp32,  // o rotated back, nothing rounded. out: the same shape, fp32
   kFp8,   // kBf16, quantised (spec 3.3). out: the same shape, e4m3; out_scales: [num_tokens, num_heads·⌈head_dim/128⌉] ue8m0
-  kFp4,   // kBf16, quantised (spec 3.4). out: half as many bytes, e2m1, even dim low; out_scales: [num_tokens, num_heads·head_dim/32] ue8m0
+  kFp4,  // kBf16, quantised (spec 3.4). out: half as many bytes, e2m1, even dim low; out_scales: [num_tokens, num_heads·head_dim/32] ue8m0
 };
 
 inline constexpr int kAttentionFp8Block = 128;  // values of a head that share a scale, at most head_dim
@@ -42,16 +42,26 @@ struct AttentionParams {
   int ratio;   // of the compressed entries; unused without them
   int num_selected;
   float softmax_scale;  // head_dim^-½
-  // The shortest and the longest run of one sequence's rows in this step, padding rows included; 0 = unknown. A GPU leaves out launches
-  // that would have no rows; results do not depend on them, but a wrong bound leaves rows unwritten.
-  int min_new_tokens = 0;
-  int max_new_tokens = 0;
+  int max_visible = 0;  // an upper bound of the compressed entries that a row sees; 0: as many as the page table has room for
   AttentionOutput output = AttentionOutput::kBf16;
   uint8_t* out_scales = nullptr;  // of kFp8 and kFp4
   float* lse = nullptr;           // [num_tokens, num_heads]: ln(Σ_j e^{l_j} + e^{sink}); −∞ for padding rows; nullptr: not wanted
   // [num_tokens, 2]: how many of the last window positions and of the first listed or visible entries the row attends to, instead of all
   // of them; larger counts mean all; 0 and 0: the output is zeros, lse is the sink. nullptr: all.
   const int32_t* key_counts = nullptr;
+  // attention_scratch_bytes() of memory, 16-byte aligned, for backends that need it; with less a GPU is slower, and lists of more than
+  // 2,048 keys ask for kAttentionMinScratch.
+  void* scratch = nullptr;
+  int64_t scratch_bytes = 0;
 };
+
+// Bytes of sums that the parts of a GPU hand over. The most that is of use in any step of `num_tokens` rows.
+inline constexpr int64_t kAttentionMaxScratch = int64_t{40} << 20;
+inline constexpr int64_t kAttentionMinScratch = int64_t{64} * (512 * 4 + 8);
+constexpr int64_t attention_scratch_bytes(int64_t num_tokens, int64_t num_heads, int64_t head_dim) {
+  const int64_t part = (num_heads + 63) / 64 * 64 * (head_dim * 4 + 8);
+  const int64_t all = num_tokens * 132 * part;
+  return all < kAttentionMaxScratch / 512 * head_dim ? all : kAttentionMaxScratch / 512 * head_dim;
+}
 
 }  // namespace dsv4

@@ -40,7 +40,7 @@ dsv4_batch decode_batch() {
   batch.page_table_stride = 16;
   batch.num_tokens = 8;
   batch.num_seqs = 8;
-  batch.min_new_tokens = batch.max_new_tokens = 1;
+  batch.max_new_tokens = 1;
   return batch;
 }
 
@@ -60,6 +60,8 @@ struct Attention {
     args.entries_per_page = 64;
     args.ratio = 4;
     args.num_selected = 512;
+    args.workspace = fake<void>();
+    args.workspace_bytes = dsv4_attention_workspace_bytes(&args);
   }
   dsv4_batch batch = decode_batch();
   dsv4_attention_args args{};
@@ -174,7 +176,6 @@ TEST(CKernels, BatchesAreChecked) {
   EXPECT_EQ(line([](auto& batch) { batch.num_seqs = 0; }), name + "batch.num_seqs 0, expected 1 to 8");
   EXPECT_EQ(line([](auto& batch) { batch.num_seqs = 9; }), name + "batch.num_seqs 9, expected 1 to 8");
   EXPECT_EQ(line([](auto& batch) { batch.max_new_tokens = 9; }), name + "batch.max_new_tokens 9, expected 0 to 8");
-  EXPECT_EQ(line([](auto& batch) { batch.min_new_tokens = 2; }), name + "batch.min_new_tokens 2, expected 0 to 1");
   EXPECT_EQ(line([](auto& batch) { batch.max_new_tokens = 3; }),
             name + "ring_size 128 for window 128 and runs of up to 3 rows, expected at least 130");
   EXPECT_EQ(line([](auto& batch) { batch.positions = nullptr; }), name + "batch.positions is NULL");
@@ -269,8 +270,13 @@ TEST(CKernels, StepsWithoutRowsDoNothing) {
 }
 
 TEST(CKernels, WorkspaceAndPageBytes) {
-  const Attention attention;
+  Attention attention;
+  EXPECT_EQ(dsv4_attention_workspace_bytes(&attention.args), size_t{40} << 20);
+  attention.batch.num_tokens = attention.batch.num_seqs = 0;
   EXPECT_EQ(dsv4_attention_workspace_bytes(&attention.args), 0u);
+  attention.args.batch = nullptr;
+  EXPECT_EQ(dsv4_attention_workspace_bytes(&attention.args), 0u);
+  EXPECT_EQ(dsv4_attention_workspace_bytes(nullptr), 0u);
   EXPECT_EQ(dsv4_kv_page_bytes(512, 64), 37440u);
   EXPECT_EQ(dsv4_kv_page_bytes(512, 2), 1728u);
   EXPECT_EQ(dsv4_kv_page_bytes(512, 128), (128u * 584 + 575) / 576 * 576);

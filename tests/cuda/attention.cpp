@@ -144,28 +144,58 @@ TEST_F(AttentionGpu, ASequenceAloneGivesTheSameBits) {
   }
 }
 
-// One launch whatever the hints say, and the same bits.
+// One launch whatever the hint and the memory to share rows in, and the same bits: rows are cut into fewer or more parts.
 TEST_F(AttentionGpu, HintsDoNotChangeResults) {
-  const Dims dims{8, 128, 128, 150, 4, 60};
-  Case decode = make_case(11, {{0, 511, 1}, {1, 1000, 1}, {2, 77, 3}}, 3, 5, dims);
-  Case prefill = make_case(12, {{0, 500, 9}, {1, 100, 20}}, 2, 5, dims);
-  const auto num_kernels = [](const Case& input) {
-    const DeviceCase device(gpu(), input);
-    const AttentionParams params = device.params();
-    const std::unique_ptr<Recording> recording = gpu().record([&] { gpu().attention(params); });
-    gpu().synchronize();
-    return recording->num_kernels();
-  };
-  const std::vector<Bf16> decode_out = run_gpu(gpu(), decode), prefill_out = run_gpu(gpu(), prefill);
-  EXPECT_EQ(num_kernels(decode), 1);
-  decode.min_new_tokens = 1;
-  decode.max_new_tokens = 3;
-  EXPECT_EQ(num_kernels(decode), 1);
-  EXPECT_TRUE(test::same_bytes(run_gpu(gpu(), decode), decode_out));
-  prefill.min_new_tokens = 9;
-  prefill.max_new_tokens = 20;
-  EXPECT_EQ(num_kernels(prefill), 1);
-  EXPECT_TRUE(test::same_bytes(run_gpu(gpu(), prefill), prefill_out));
+  for (const int num_rows : {1, 5, 40}) {
+    SCOPED_TRACE(num_rows);
+    Case input = make_case(11, {{0, 2100 - num_rows, num_rows}}, 1, 9, {64, 512, 128, 150 + num_rows, 4, 0});
+    const std::vector<Bf16> expected = run_gpu(gpu(), input);
+    for (const int max_visible : {526, 4000}) {
+      for (const int64_t scratch_bytes : {int64_t{0}, kAttentionMinScratch * 9, kAttentionMaxScratch}) {
+        input.max_visible = max_visible;
+        input.scratch_bytes = scratch_bytes;
+        const DeviceCase device(gpu(), input);
+        const AttentionParams params = device.params();
+        if (scratch_bytes == 0 && max_visible == 4000) {
+          EXPECT_EQ(test::error_of([&] { gpu().attention(params); }),
+                    "attention: 0 bytes of scratch, expected at least 131584 for 4128 keys");
+          continue;
+        }
+        const std::unique_ptr<Recording> recording = gpu().record([&] { gpu().attention(params); });
+        gpu().synchronize();
+        EXPECT_EQ(recording->num_kernels(), 1);
+        EXPECT_TRUE(test::same_bytes(device.out(), expected)) << max_visible << " entries, " << scratch_bytes << " bytes";
+      }
+    }
+  }
+}
+
+// Rows of every length with as few and as many CTAs as there may be: alone, and among so many that each has one CTA.
+TEST_F(AttentionGpu, SharedRowsHaveTheBitsOfRowsThatAreNot) {
+  for (const int num_keys : {1, 64, 65, 128, 200, 640, 1152, 2048, 2049, 2300, 4200}) {
+    SCOPED_TRACE(num_keys);
+    const int position = num_keys <= 128 ? num_keys - 1 : (num_keys - 128) * 4;
+    const Dims dims{64, 512, 128, 128, num_keys <= 128 ? 0 : 4, 0};
+    Case two = make_case(30 + num_keys, {{0, position, 1}, {1, position, 1}}, 2, position / kPagePositions + 1, dims);
+    two.max_visible = two.num_visible(0);
+    const std::vector<Bf16> all = run_gpu(gpu(), two);
+    const Case alone = sequence_alone(two, 1);
+    EXPECT_TRUE(test::same_bytes(std::span<const Bf16>(run_gpu(gpu(), alone)), std::span<const Bf16>(all).subspan(all.size() / 2)));
+    Case crowd = two;  // 150 rows of the same two sequences
+    for (int i = 1; i < 75; ++i) {
+      for (int seq = 0; seq < 2; ++seq) {
+        crowd.step.positions.push_back(position);
+        crowd.step.token_ids.push_back(0);
+        crowd.step.seq_idx.push_back(seq);
+      }
+      crowd.q.insert(crowd.q.end(), two.q.begin(), two.q.end());
+    }
+    const std::vector<Bf16> out = run_gpu(gpu(), crowd);
+    ASSERT_EQ(out.size(), 75 * all.size());
+    for (int i = 0; i < 75; ++i) {
+      ASSERT_TRUE(test::same_bytes(std::span<const Bf16>(out).subspan(i * all.size(), all.size()), std::span<const Bf16>(all))) << i;
+    }
+  }
 }
 
 TEST_F(AttentionGpu, ARecordedStepReadsItsInputsAnew) {
@@ -268,9 +298,9 @@ TEST_F(AttentionGpu, EveryCodeAndScale) {
   }
 }
 
-// One key, no sink: the output is the key itself, exactly.
+// One key, no sink: the output is the key itself, exactly, with scales from 2^-15 to 2^7.
 TEST_F(AttentionGpu, ScalesFarApart) {
-  const uint8_t keys[][7] = {{115, 117, 119, 122, 124, 127, 130}, {20, 60, 80, 100, 127, 133, 134}, {134, 132, 130, 127, 110, 90, 20}};
+  const uint8_t keys[][7] = {{115, 117, 119, 122, 124, 127, 130}, {112, 113, 114, 120, 127, 133, 134}, {134, 132, 130, 127, 118, 113, 112}};
   for (const auto& scales : keys) {
     SCOPED_TRACE(static_cast<int>(scales[6]));
     Case single = make_case(20, {{0, 0, 1}}, 1, 1, {1, 512, 1, 1});

@@ -60,7 +60,6 @@ dsv4_batch make_batch() {
   batch.page_table_stride = 106;
   batch.num_tokens = 50;
   batch.num_seqs = 11;
-  batch.min_new_tokens = 3;
   batch.max_new_tokens = 7;
   return batch;
 }
@@ -129,8 +128,6 @@ TEST(CKernelParams, Attention) {
   EXPECT_EQ(params.num_selected, 24);
   EXPECT_EQ(params.output, AttentionOutput::kFp4);
   EXPECT_EQ(params.softmax_scale, 0.75f);
-  EXPECT_EQ(params.min_new_tokens, 3);
-  EXPECT_EQ(params.max_new_tokens, 7);
 }
 
 TEST(CKernelParams, AttentionToTheWindowAlone) {

@@ -30,7 +30,8 @@ struct Case {
   std::vector<float> sink, freqs = plain_frequencies();
   std::vector<int32_t> selected;
   std::vector<int32_t> key_counts;  // empty: all keys
-  int min_new_tokens = 0, max_new_tokens = 0;
+  int max_visible = 0;            // the hint
+  int64_t scratch_bytes = kAttentionMaxScratch;
 
   Case(const Step& rows, int slots, const Dims& dims)
       : step(rows),
@@ -114,8 +115,7 @@ inline AttentionParams dims_of(const Case& input) {
   params.ratio = input.ratio;
   params.num_selected = input.num_selected;
   params.softmax_scale = static_cast<float>(1.0 / std::sqrt(input.head_dim));
-  params.min_new_tokens = input.min_new_tokens;
-  params.max_new_tokens = input.max_new_tokens;
+  params.max_visible = input.max_visible;
   return params;
 }
 
@@ -158,7 +158,8 @@ class DeviceCase {
         out_fp32_(gpu, input.q.size()),
         codes_(gpu, input.q.size()),
         scales_(gpu, input.q.size() / kAttentionFp4Block),
-        lse_(gpu, static_cast<size_t>(input.num_rows()) * input.num_heads) {}
+        lse_(gpu, static_cast<size_t>(input.num_rows()) * input.num_heads),
+        scratch_(gpu, static_cast<size_t>(input.scratch_bytes)) {}
 
   AttentionParams params() const {
     AttentionParams params = dims_of(input_);
@@ -177,6 +178,8 @@ class DeviceCase {
     params.freqs = freqs_.data();
     if (!input_.key_counts.empty()) params.key_counts = key_counts_.data();
     params.out = out_.data();
+    params.scratch = scratch_.data();
+    params.scratch_bytes = input_.scratch_bytes;
     return params;
   }
   // The same with another output, and the LSE.
@@ -206,6 +209,7 @@ class DeviceCase {
   DeviceArray<float> out_fp32_;
   DeviceArray<uint8_t> codes_, scales_;
   DeviceArray<float> lse_;
+  DeviceArray<uint8_t> scratch_;
 };
 
 inline std::vector<Bf16> run_gpu(Backend& gpu, const Case& input) {

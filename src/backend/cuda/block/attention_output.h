@@ -1,76 +1,123 @@
-// The end of attention: the parts of a row's output, which the CTAs of a cluster have left in their shared memory, become the output of the
-// op, one warp per head: registers → shared memory → sums in registers → output_values() → global memory.
+// The end of attention: sums of products become the output of the op. Parts of a row's keys are added in one order, whoever computed them
+// (fold()); then normalised, rotated back, converted and stored, one warp per head, through shared memory (emit_heads()).
 #pragma once
 
 #include "backend/cuda/block/quantize.h"
 #include "backend/cuda/block/reduce.h"
 #include "backend/cuda/block/rope.h"
-#include "backend/cuda/ptx/cluster.h"
 #include "backend/cuda/ptx/registers.h"
 #include "ops/attention.h"
 
 namespace dsv4::cuda {
 
-// Which part of the output a CTA writes: every num_ranks-th head of a row's tile of heads.
-struct OutputShare {
+inline constexpr int kNoMaximum = -(1 << 30);  // of a part without keys
+
+// 2^(from − to) for from ≤ to; 0 below 2^-126.
+__device__ __forceinline__ float power_of_two(int from, int to) {
+  const int exponent = from - to;
+  return exponent < -126 ? 0.0f : __int_as_float((127 + exponent) << 23);
+}
+
+// Σ_j 2^(logit_j − maximum) over some keys, for an integer `maximum`, and with the same keys O = Σ_j 2^(logit_j − maximum)·v_j.
+struct PartSum {
+  int maximum = kNoMaximum;
+  float total = 0.0f;
+};
+
+// What two parts are multiplied with before they are added: exact powers of two, one of them 1.
+struct FoldFactors {
+  float keep, gain;  // of the part before, of the part after
+};
+
+__device__ __forceinline__ float fold(float before, float after, float keep, float gain) {
+  return __fmaf_rn(after, gain, __fmul_rn(before, keep));
+}
+
+// Of maxima `before` and `after`. An empty sum before is kept at 1: its O is 0.
+__device__ __forceinline__ FoldFactors fold_factors(int before, int after) {
+  const int maximum = max(before, after);
+  return {before == kNoMaximum ? 1.0f : power_of_two(before, maximum), power_of_two(after, maximum)};
+}
+
+// sum ← sum and the part after it.
+__device__ __forceinline__ FoldFactors fold(PartSum& sum, const PartSum& after) {
+  const FoldFactors factors = fold_factors(sum.maximum, after.maximum);
+  sum = {max(sum.maximum, after.maximum), fold(sum.total, after.total, factors.keep, factors.gain)};
+  return factors;
+}
+
+// Four values of two neighbouring heads, of the first one x and z.
+__device__ __forceinline__ void fold_vectors(const FoldFactors* factors, const float4& after, float4& sum) {
+  const FoldFactors first = factors[0], second = factors[1];
+  sum = make_float4(fold(sum.x, after.x, first.keep, first.gain), fold(sum.y, after.y, second.keep, second.gain),
+                    fold(sum.z, after.z, first.keep, first.gain), fold(sum.w, after.w, second.keep, second.gain));
+}
+
+// What normalises a head, and its LSE. `sink`: times log2(e).
+struct HeadSums {
+  float weight;  // 1 / Σ; 0 for a row without keys, whose output is zeros
+  bool has_keys;
+  float lse;
+};
+
+__device__ __forceinline__ HeadSums normalise(const PartSum& sum, float sink) {
+  constexpr float kLn2 = 0.693147180559945309417f;
+  const float maximum = static_cast<float>(sum.maximum);
+  const float denominator = sum.total + exp2f(sink - maximum);
+  const float larger = fmaxf(maximum, sink);
+  HeadSums sums;
+  sums.weight = denominator > 0.0f ? 1.0f / denominator : 0.0f;
+  sums.has_keys = sum.total > 0.0f;
+  sums.lse = (larger + log2f(sum.total * exp2f(maximum - larger) + exp2f(sink - larger))) * kLn2;
+  return sums;
+}
+
+// The heads of a row that a CTA works on.
+struct OutputHeads {
   int row;
-  int head_begin, num_heads;  // of the tile
-  int rank, num_ranks;
-  int first_part;  // cluster rank of the CTA with the first part
-  int num_parts;   // the first ranks have keys, the others only help to finish
+  int head_begin, num_heads;
 };
 
-inline constexpr int kMaxParts = 16;
-
-// What a CTA knows besides O.
-template <int kDim>
-struct OutputPart {
-  float maxima[64];              // of the logits·log2(e), integers that are not below them
-  float sums[64];                // of 2^(logit − maximum)
-  float sinks[64];               // times log2(e)
-  float weights[kMaxParts][64];  // of the parts of this CTA's heads, normalised
-  bool has_keys[64];             // of this CTA's heads
+// What the CTA knows of its heads.
+template <int kHeads>
+struct OutputScales {
+  float weights[kHeads];
+  bool has_keys[kHeads];
   Rotation rotations[kRopeDim / 2];
-  int num_parts;
 };
 
-// Index of O's element in a part, fp32. Dims are permuted by the head, so that the lanes of a wgmma fragment write to different banks:
-// groups of 16 change places in every second pair of heads, neighbours in the upper half of every eight.
+inline constexpr int kEmitHeads = 8;  // that are stored together, one per warp
+
+// Index of an element in the fp32 buffer [kEmitHeads, kDim]. Dims are permuted by the head, so that the lanes of a wgmma fragment write to
+// different banks: groups of 16 change places in every second pair of heads, neighbours in the upper half of every eight.
 template <int kDim>
-__device__ __forceinline__ int part_offset(int head, int dim) {
+__device__ __forceinline__ int output_offset(int head, int dim) {
   return head * kDim + (dim ^ (head >> 1 & 1) << 4 ^ (head >> 2 & 1));
 }
 
 // Four neighbouring dims of a head.
 template <int kDim>
-__device__ __forceinline__ float4 load_part(const float* part, int head, int dim) {
-  return *reinterpret_cast<const float4*>(part + (part_offset<kDim>(head, dim) & ~3));
-}
-__device__ __forceinline__ void order_dims(int head, float4& o) {
-  if ((head >> 2 & 1) != 0) o = make_float4(o.y, o.x, o.w, o.z);
+__device__ __forceinline__ float4 load_output(const float* output, int head, int dim) {
+  const float4 o = *reinterpret_cast<const float4*>(output + (output_offset<kDim>(head, dim) & ~3));
+  return (head >> 2 & 1) != 0 ? make_float4(o.y, o.x, o.w, o.z) : o;
 }
 
-__device__ __forceinline__ void add_part(float weight, const float4& o, float4& sum) {
-  sum = make_float4(fmaf(weight, o.x, sum.x), fmaf(weight, o.y, sum.y), fmaf(weight, o.z, sum.z), fmaf(weight, o.w, sum.w));
-}
-
-// One CTA's share of zeros.
-__device__ __forceinline__ void write_padding(const AttentionParams& params, const OutputShare& share, int num_threads) {
+// Zeros for the heads.
+__device__ __forceinline__ void write_padding(const AttentionParams& params, const OutputHeads& heads, int thread, int num_threads) {
   const int value_bits = params.output == AttentionOutput::kFp32   ? 32
                          : params.output == AttentionOutput::kBf16 ? 16
                          : params.output == AttentionOutput::kFp8  ? 8
                                                                    : 4;
   const int dim = params.head_dim;
-  const int64_t first = static_cast<int64_t>(share.row) * params.num_heads + share.head_begin;
-  const int begin = share.rank * num_threads + static_cast<int>(threadIdx.x), stride = share.num_ranks * num_threads;
+  const int64_t first = static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin;
   uint4* out = reinterpret_cast<uint4*>(static_cast<uint8_t*>(params.out) + first * (dim * value_bits / 8));
-  for (int i = begin; i < share.num_heads * dim * value_bits / 128; i += stride) out[i] = make_uint4(0, 0, 0, 0);
+  for (int i = thread; i < heads.num_heads * dim * value_bits / 128; i += num_threads) out[i] = make_uint4(0, 0, 0, 0);
   const int num_scales = value_bits == 8   ? (dim + kAttentionFp8Block - 1) / kAttentionFp8Block
                          : value_bits == 4 ? dim / kAttentionFp4Block
                                            : 0;
-  for (int i = begin; i < share.num_heads * num_scales; i += stride) params.out_scales[first * num_scales + i] = 0;
+  for (int i = thread; i < heads.num_heads * num_scales; i += num_threads) params.out_scales[first * num_scales + i] = 0;
   if (params.lse == nullptr) return;
-  for (int i = begin; i < share.num_heads; i += stride) params.lse[first + i] = __int_as_float(0xff800000);
+  for (int i = thread; i < heads.num_heads; i += num_threads) params.lse[first + i] = __int_as_float(0xff800000);
 }
 
 // The end of the way: four neighbouring dims of a head, normalised but not rounded. All lanes of a warp call store() with 128 dims;
@@ -157,98 +204,26 @@ struct OutputStore<kDim, AttentionOutput::kFp4> {
   }
 };
 
-// The weights of the parts of this CTA's heads, and their LSE: kMaxParts lanes per head, one per part. 0 for a part without keys.
-template <int kDim>
-__device__ __forceinline__ void weigh_parts(const AttentionParams& params, const OutputShare& share, OutputPart<kDim>& part, int thread,
-                                            int num_threads) {
-  constexpr float kLn2 = 0.693147180559945309417f;
-  const int rank = thread % kMaxParts;
-#pragma unroll 1
-  for (int i = thread / kMaxParts; (i & ~1) * share.num_ranks + share.rank < share.num_heads; i += num_threads / kMaxParts) {  // by warps
-    const int head = i * share.num_ranks + share.rank;
-    const bool is_head = head < share.num_heads;
-    float max = __int_as_float(0xff800000), sum = 0.0f, sink = 0.0f;
-    if (is_head) sink = part.sinks[head];
-    if (is_head && rank < share.num_parts) {
-      const auto* from = static_cast<const OutputPart<kDim>*>(ptx::map_generic(&part, share.first_part + rank));
-      max = from->maxima[head];
-      sum = from->sums[head];
-    }
-    float largest = max;
+// Stores one of the buffer's heads, kColumns dims at a time from `dim_begin` to `dim_end`: a warp's work. `head`: counted in the CTA's
+// heads.
+template <int kDim, AttentionOutput kOutput, int kHeads>
+__device__ __forceinline__ void emit_head(const AttentionParams& params, const OutputHeads& heads, const OutputScales<kHeads>& scales,
+                                          const float* output, int head, int dim_begin, int dim_end) {
+  constexpr int kColumns = 32 * 4;
+  if (head >= heads.num_heads) return;
+  const int64_t first = static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head;
+  const float weight = scales.weights[head];
+  const bool has_keys = scales.has_keys[head];
 #pragma unroll
-    for (int distance = kMaxParts / 2; distance > 0; distance /= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, distance));
-    }
-    const float weight = exp2f(max - largest);
-    sum *= weight;
-#pragma unroll
-    for (int distance = kMaxParts / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-    const float denominator = sum + exp2f(sink - largest);  // infinite for a row without keys, whose output is zeros
-    part.weights[rank][i] = denominator > 0.0f ? weight / denominator : 0.0f;
-    part.has_keys[i] = sum > 0.0f;
-    if (params.lse == nullptr || !is_head || rank != 0) continue;
-    const float larger = fmaxf(largest, sink);
-    params.lse[static_cast<int64_t>(share.row) * params.num_heads + share.head_begin + head] =
-        (larger + log2f(sum * exp2f(largest - larger) + exp2f(sink - larger))) * kLn2;
-  }
-}
-
-// Adds the parts in the order of the ranks for this CTA's share of the heads, one head per warp at a time, and writes the output.
-// `output`: O of this CTA's part, at the same place in all CTAs. After weigh_parts() and a barrier.
-template <int kDim, AttentionOutput kOutput>
-__device__ __forceinline__ void finish(const AttentionParams& params, const OutputShare& share, const float* output,
-                                       const OutputPart<kDim>& part, int thread, int num_warps) {
-  constexpr int kColumns = 32 * 4;  // dims of a warp at a time
-  constexpr int kVectors = (kDim + kColumns - 1) / kColumns;
-  constexpr int kPartsAtOnce = 5;
-  const int own_rank = static_cast<int>(ptx::cluster_rank());
-#pragma unroll 1
-  for (int i = thread / 32; i * share.num_ranks + share.rank < share.num_heads; i += num_warps) {
-    const int head = i * share.num_ranks + share.rank;
-    const int lane = ptx::computed_here(thread) % 32;
-    float4 sums[kVectors];
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) sums[v] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (share.num_parts == 1 && share.first_part == own_rank) {
-#pragma unroll
-      for (int v = 0; v < kVectors; ++v) {
-        const int dim = v * kColumns + lane * 4;
-        if (dim < kDim) add_part(part.weights[0][i], load_part<kDim>(output, head, dim), sums[v]);
-      }
-    } else {
-#pragma unroll 1
-      for (int begin = 0; begin < share.num_parts; begin += kPartsAtOnce) {
-        float4 parts[kPartsAtOnce][kVectors];
-#pragma unroll
-        for (int k = 0; k < kPartsAtOnce; ++k) {
-          // This CTA's own part is read as its own memory: the way through the cluster is slow.
-          const int owner = share.first_part + min(begin + k, share.num_parts - 1);
-          const float* from = owner == own_rank ? output : static_cast<const float*>(ptx::map_generic(output, owner));
-#pragma unroll
-          for (int v = 0; v < kVectors; ++v) {
-            const int dim = v * kColumns + lane * 4;
-            parts[k][v] =
-                dim < kDim && begin + k < share.num_parts ? load_part<kDim>(from, head, dim) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-          }
-        }
-#pragma unroll
-        for (int k = 0; k < kPartsAtOnce; ++k) {
-          const float weight = part.weights[min(begin + k, kMaxParts - 1)][i];
-#pragma unroll
-          for (int v = 0; v < kVectors; ++v) add_part(weight, parts[k][v], sums[v]);
-        }
-      }
-    }
-    const int64_t first = static_cast<int64_t>(share.row) * params.num_heads + share.head_begin + head;
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      const int dim = v * kColumns + lane * 4;
-      const bool rotates = dim >= kDim - kRopeDim && dim < kDim && part.has_keys[i];
-      const Rotation* rotations = rotates ? part.rotations + (dim - (kDim - kRopeDim)) / 2 : nullptr;
-      order_dims(head, sums[v]);
-      float o[4] = {sums[v].x, sums[v].y, sums[v].z, sums[v].w};
-      OutputStore<kDim, kOutput>::store(params, first, dim, dim < kDim, rotations, o);
-    }
+  for (int v = 0; v < (kDim + kColumns - 1) / kColumns; ++v) {
+    const int dim = dim_begin + v * kColumns + static_cast<int>(threadIdx.x) % 32 * 4;
+    if (dim_begin + v * kColumns >= dim_end) break;
+    const bool inside = dim < kDim;
+    const float4 sums = inside ? load_output<kDim>(output, head % kEmitHeads, dim) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    const bool rotates = dim >= kDim - kRopeDim && inside && has_keys;
+    const Rotation* rotations = rotates ? scales.rotations + (dim - (kDim - kRopeDim)) / 2 : nullptr;
+    float o[4] = {sums.x * weight, sums.y * weight, sums.z * weight, sums.w * weight};
+    OutputStore<kDim, kOutput>::store(params, first, dim, inside, rotations, o);
   }
 }
 

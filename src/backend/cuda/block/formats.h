@@ -61,17 +61,22 @@ __device__ __forceinline__ uint2 e4m3x4_values(uint32_t codes, uint32_t scale_pa
   return {multiply_bf16x2(wide[0], scale_pair), multiply_bf16x2(wide[1], scale_pair)};
 }
 
-// bf16 that e4m3x4_even_odd multiplies a code's bits with: 2^120 times the scale 2^(code − 127). Scales end at 2^7: a block of larger
-// magnitudes than 57,344 is not represented.
-__device__ __forceinline__ uint16_t e4m3_factor(uint32_t scale_code) {
-  return static_cast<uint16_t>(min(scale_code + 120, 254u) << 7);
+// 2^(code − 127) as f16: exact from 2^-24 to 2^15, below that 0, above it 2^15.
+__device__ __forceinline__ uint16_t f16_scale(uint32_t code) {
+  const int exponent = min(static_cast<int>(code) - 112, 30);  // biased
+  return static_cast<uint16_t>(exponent > 0 ? exponent << 10 : exponent < -9 ? 0 : 0x200 >> -exponent);
 }
 
-// Values of four e4m3 codes, times their scales: bytes 0 and 2 → even, bytes 1 and 3 → odd, exact. `factors`: of the low and the high half.
-__device__ __forceinline__ void e4m3x4_even_odd(uint32_t codes, uint32_t factors, uint32_t& even, uint32_t& odd) {
-  const uint32_t shifted = codes << 8;
-  even = multiply_bf16x2((shifted & 0x80008000u) | ((shifted & 0x7f007f00u) >> 4), factors);
-  odd = multiply_bf16x2((codes & 0x80008000u) | ((codes & 0x7f007f00u) >> 4), factors);
+// f16 of four e4m3 codes times their scales (f16 pairs): bytes 0 and 1 → low, bytes 2 and 3 → high. Exact where the product is an f16.
+__device__ __forceinline__ void scaled_f16x4(uint32_t codes, uint32_t scales, uint32_t& low, uint32_t& high) {
+  ptx::convert_e4m3x4_to_f16(codes, low, high);
+  low = ptx::multiply_f16x2(low, scales);
+  high = ptx::multiply_f16x2(high, scales);
+}
+
+// f16 of a pair of bf16, nearest even.
+__device__ __forceinline__ uint32_t bf16x2_to_f16x2(uint32_t pair) {
+  return ptx::convert_f16x2(high_to_float(pair), low_to_float(pair));
 }
 
 // ue8m0 code of the FP8 quantisation scale of a block with maximum magnitude `amax` (spec 3.3): 2^⌈log2(max(amax, 1e-4)/448)⌉ by bits.

@@ -22,7 +22,7 @@ struct KeyTile {
   static constexpr int kPitch = kValueBytes + 16;  // an odd number of 16-byte units: eight rows of one column lie in all banks
 
   alignas(128) uint8_t entries[kTileKeys * kPitch];
-  alignas(16) uint16_t factors[kFp8Blocks == 0 ? 1 : kFp8Blocks][kTileKeys];  // bf16, at factor_place(key)
+  alignas(16) uint16_t factors[kFp8Blocks == 0 ? 1 : kFp8Blocks][kTileKeys];  // scales, f16, at factor_place(key)
   float bias[kTileKeys];                                                      // 0, or −∞ where there is no key
 };
 
@@ -62,14 +62,14 @@ __device__ __forceinline__ void fill_key(KeyTile<kDim>& tile, int key, const Ent
 #pragma unroll
   for (int block = 0; block < Tile::kFp8Blocks; ++block) {
     const uint32_t code = (block < 4 ? codes.x : codes.y) >> (block % 4 * 8) & 0xff;
-    tile.factors[block][factor_place(key)] = e4m3_factor(code);
+    tile.factors[block][factor_place(key)] = f16_scale(code);
   }
   tile.bias[key] = entry.values == nullptr ? __int_as_float(0xff800000) : 0.0f;
   ptx::mbarrier_arrive(full);
 }
 
-// A of S [64 keys, 64 heads] over 64 dims: four k16 steps. Lane (g, q) takes dims 16q … 16q + 15 of keys g and g + 8 of its warp's 16, four
-// per step; columns 2q, 2q + 1 of the fragment are their even dims, 2q + 8, 2q + 9 the odd ones. query_offset() puts Q in that order.
+// A of S [64 keys, heads] over 64 dims: four k16 steps. Lane (g, q) takes dims 16q … 16q + 15 of keys g and g + 8 of its warp's 16, four
+// per step: columns 2q, 2q + 1 of the fragment are the first two, 2q + 8, 2q + 9 the others. query_offset() puts Q in that order.
 template <int kDim>
 __device__ __forceinline__ void key_fragments(const KeyTile<kDim>& tile, int block, Fragments& a) {
   using Tile = KeyTile<kDim>;
@@ -82,28 +82,28 @@ __device__ __forceinline__ void key_fragments(const KeyTile<kDim>& tile, int blo
     if (block < Tile::kFp8Blocks) {
       const uint4 codes = *reinterpret_cast<const uint4*>(entry + 16 * q);
       const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
-      const uint32_t factor = tile.factors[block][factor_place(key)] * 0x10001u;
+      const uint32_t scale = tile.factors[block][factor_place(key)] * 0x10001u;
 #pragma unroll
-      for (int step = 0; step < 4; ++step) e4m3x4_even_odd(words[step], factor, a[step][half], a[step][half + 2]);
+      for (int step = 0; step < 4; ++step) scaled_f16x4(words[step], scale, a[step][half], a[step][half + 2]);
     } else {
 #pragma unroll
       for (int part = 0; part < 2; ++part) {
         const uint4 pairs = *reinterpret_cast<const uint4*>(entry + 32 * q + 16 * part);
-        a[2 * part][half] = __byte_perm(pairs.x, pairs.y, 0x5410);
-        a[2 * part][half + 2] = __byte_perm(pairs.x, pairs.y, 0x7632);
-        a[2 * part + 1][half] = __byte_perm(pairs.z, pairs.w, 0x5410);
-        a[2 * part + 1][half + 2] = __byte_perm(pairs.z, pairs.w, 0x7632);
+        a[2 * part][half] = bf16x2_to_f16x2(pairs.x);
+        a[2 * part][half + 2] = bf16x2_to_f16x2(pairs.y);
+        a[2 * part + 1][half] = bf16x2_to_f16x2(pairs.z);
+        a[2 * part + 1][half + 2] = bf16x2_to_f16x2(pairs.w);
       }
     }
   }
 }
 
-// Byte of dims 4i, 4i + 2 (`odd` 0) or 4i + 1, 4i + 3 (`odd` 1) of a block in a row of Q; the row is 128 bytes, not swizzled yet.
-constexpr uint32_t query_offset(int i, int odd) {
-  return static_cast<uint32_t>(i % 4 * 32 + odd * 16 + i / 4 * 4);
+// Byte of dims 2i, 2i + 1 of a block in a row of Q; the row is 128 bytes, not swizzled yet.
+constexpr uint32_t query_offset(int i) {
+  return static_cast<uint32_t>(i % 8 / 2 * 32 + i % 2 * 16 + i / 8 * 4);
 }
 
-// A of O [64 dims, 64 heads] over 64 keys: four k16 steps, columns are keys in their order. Rows g and g + 8 of a warp's 16 are its dims 2g
+// A of O [64 dims, heads] over 64 keys: four k16 steps, columns are keys in their order. Rows g and g + 8 of a warp's 16 are its dims 2g
 // and 2g + 1, in the block of rotated dims g and g + 8.
 template <int kDim>
 __device__ __forceinline__ void value_fragments(const KeyTile<kDim>& tile, int block, bool is_rotated, Fragments& a) {
@@ -111,20 +111,26 @@ __device__ __forceinline__ void value_fragments(const KeyTile<kDim>& tile, int b
   const int lane = threadIdx.x % 32, q = lane % 4, warp = threadIdx.x / 32 % 4;
   const uint32_t entries = ptx::shared_address(tile.entries) + block * kBlockDims;
   if (!is_rotated) {
-    uint32_t words[8];  // of groups of eight keys: dims 2g, 2g + 1 of keys 2q, 2q + 1
     const uint32_t rows = entries + lane * Tile::kPitch + warp * 16;
-    ptx::load_matrices_transposed(rows, words[0], words[1], words[2], words[3]);
-    ptx::load_matrices_transposed(rows + 32 * Tile::kPitch, words[4], words[5], words[6], words[7]);
-    const uint4* factors = reinterpret_cast<const uint4*>(&tile.factors[block][16 * q]);
-    const uint4 low = factors[0], high = factors[1];
-    const uint32_t pairs[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    const uint4* scales = reinterpret_cast<const uint4*>(&tile.factors[block][16 * q]);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) e4m3x4_even_odd(words[i], pairs[i], a[i / 2][i % 2 * 2], a[i / 2][i % 2 * 2 + 1]);
+    for (int half = 0; half < 2; ++half) {
+      uint32_t words[4];  // of groups of eight keys: dims 2g, 2g + 1 of keys 2q, 2q + 1
+      ptx::load_matrices_transposed(rows + half * 32 * Tile::kPitch, words[0], words[1], words[2], words[3]);
+      const uint4 four = scales[half];
+      const uint32_t pairs[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        scaled_f16x4(__byte_perm(words[i], 0, 0x3120), pairs[i], a[2 * half + i / 2][i % 2 * 2], a[2 * half + i / 2][i % 2 * 2 + 1]);
+      }
+    }
   } else {
     const uint32_t rows = entries + (lane / 16 * 8 + lane % 8) * Tile::kPitch + warp * 32 + lane / 8 % 2 * 16;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       ptx::load_matrices_transposed(rows + step * 16 * Tile::kPitch, a[step][0], a[step][1], a[step][2], a[step][3]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[step][i] = bf16x2_to_f16x2(a[step][i]);
     }
   }
 }

@@ -20,4 +20,9 @@ __device__ __forceinline__ void store_matrices(uint32_t address, uint32_t w0, ui
                : "memory");
 }
 
+// Two matrices; the addresses of lanes 16 to 31 are not used.
+__device__ __forceinline__ void store_matrices(uint32_t address, uint32_t w0, uint32_t w1) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(w0), "r"(w1) : "memory");
+}
+
 }  // namespace dsv4::cuda::ptx

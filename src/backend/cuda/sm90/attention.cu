@@ -1,26 +1,21 @@
-// Core attention with sink (ops/attention.h) on wgmma, bf16 operands and fp32 sums.
+// Core attention with sink (ops/attention.h) on wgmma, f16 operands and fp32 sums.
 //
-// Work. A row of a sequence with at most 8 rows in the step (decode, drafts) × a tile of 64 heads belongs to a cluster, which cuts the
-// row's keys into pieces of 128 and gives each CTA a run of pieces; a row of a longer run (prefill) belongs to one CTA. That is the row's
-// own shape, so its result does not depend on the batch. A cluster takes `rows_per_cluster` rows: one where all rows are short or all are
-// long, else as many as it has CTAs, the short ones together and one long one each.
+// Work. A row × kHeads heads belongs to a CTA, or to a cluster that shares its keys. Keys (window ascending, then entries) come in tiles of
+// 64. Every tile's products start from zero, relative to the tile's own maxima, and are added to those of the tiles before it in fp32, with
+// exact factors (fold(), block/attention_output.h). So a row's bits depend on its keys alone, not on who computed which tile, and kHeads
+// and the number of CTAs are chosen by what fills the GPU (make_plan()).
 //
-//   keys (window ascending, then entries)   | piece 0: tile 0, tile 1 | piece 1: tile 2, tile 3 | …    64 keys a tile, FP8 as stored
-//   consumer warpgroup 0                    | S of tile 0 |softmax| O += Vᵀ·P, dims   0 … 255, both tiles | …
-//   consumer warpgroup 1                    | S of tile 1 |softmax| O += Vᵀ·P, dims 256 … 511, both tiles | …
-//   producer warpgroup                      bulk copies of entries into 3 tiles of shared memory, ahead of their use
+//   producer warpgroup       bulk copies of entries, FP8 as stored, into 3 tiles of shared memory, ahead of their use
+//   consumer warpgroup 0     S of heads 0 … kHeads/2 − 1 |softmax| P → shared | O += Vᵀ·P, dims 0 … D/2 − 1, all heads
+//   consumer warpgroup 1     S of the other heads        |softmax| P → shared | O += Vᵀ·P, the other dims
 //
-// Products. S [64 keys, 64 heads] = K·Qᵀ and O [dims, 64 heads] = Vᵀ·P: keys and values are the A operand, widened from FP8 in registers
-// (block/key_tile.h); Q and P are B, in shared memory. Nothing dequantised is ever stored.
+// Products. S [64 keys, heads] = K·Qᵀ and O [dims, heads] = Vᵀ·P: keys and values are the A operand, widened from FP8 to f16 in registers
+// (block/key_tile.h), Q and P are B, in shared memory. Nothing dequantised is ever stored.
 //
-// Numbers. P is taken as two bf16, high and low: 17 bits, 2 products (24 bits and 3 below D = 512, where they cost little). The maximum
-// that logits (in powers of two) are taken relative to is rounded up to an integer, so that every later change of it is exact. The tensor
-// cores add to O where it stands, the low terms first, because they cut sums off.
+// Numbers. P is taken as two f16, high and low: 22 bits. Maxima are rounded up to integers (of logits in powers of two), so that changing
+// them is exact; P is up to 2^15, which puts the low term of what matters above the subnormals.
 //
-// End. Every CTA leaves O (fp32, relative to its own maximum), maxima and sums in its shared memory; each CTA of the cluster then finishes
-// a share of the heads: adds the parts in the order of the ranks, divides, rotates back, converts, stores (finish()).
-//
-// Budget per tile of 64 keys, D = 512: S 32 wgmma m64n64k16 = 1024 cycles, O 2 × 32 = 2048 cycles. docs/kernels/attention.md has the rest.
+// Budget per tile of 64 keys, D = 512, 64 heads: S 32 wgmma m64n64k16 = 1024 cycles, O 2 × 32 = 2048. docs/kernels/attention.md.
 #include "backend/cuda/block/attention_output.h"
 #include "backend/cuda/block/divisor.h"
 #include "backend/cuda/block/formats.h"
@@ -39,191 +34,242 @@
 namespace dsv4::cuda {
 namespace {
 
-constexpr int kHeadTile = 64;
-constexpr int kPieceTiles = 2;  // one per consumer warpgroup
 constexpr int kStages = 3;
+constexpr int kTerms = 2;  // of P
 constexpr int kGroupThreads = 128;
 constexpr int kConsumers = 2 * kGroupThreads;
 constexpr int kThreads = kConsumers + kGroupThreads;
-constexpr int kMaxSplitCtas = 8;  // CTAs that share the keys of a row, at most…
-constexpr int kMaxSplitRows = 8;  // …whose sequence has at most so many rows in the step
+constexpr int kMaxHeads = 64;
+constexpr int kHeadroom = 15;  // P is relative to 2^(maximum − kHeadroom)
+// Rows of more tiles are added up in kLongGroups groups, each for itself and then one after another.
+constexpr int kShortTiles = 32;
+constexpr int kLongGroups = 4;
 constexpr int kConsumerBarrier = 1;
-constexpr int kRowBarrier = 2;
-constexpr int kNoMaximum = -(1 << 30);  // of a row without keys
+constexpr int kGroupBarrier = 2;  // and 3
 constexpr int kProducerRegisters = 40;
 constexpr int kConsumerRegisters = 232;
 static_assert(kProducerRegisters + 2 * kConsumerRegisters <= 3 * 168, "more would wait for each other for ever");
-constexpr uint32_t kBlockBytes = kHeadTile * kSwizzleRowBytes;     // a block of Q, one term of P of a tile
+constexpr uint32_t kTermBytes = kTileKeys * kSwizzleRowBytes;      // a term of P of a tile
 constexpr uint32_t kProbabilityStep = 16 * kSwizzleRowBytes >> 4;  // descriptor units of 16 keys
 constexpr float kLog2E = 1.44269504088896340736f;
-static_assert(kHeadTile == kTileKeys, "Q and P share the block size");
 
-// Shapes that follow from head_dim.
-template <int kDim>
+// Shapes that follow from head_dim and the heads of a CTA.
+template <int kDim, int kHeads>
 struct Shape {
   static constexpr int kBlocks = kDim / kBlockDims;
   static constexpr int kGroupBlocks = kBlocks < 2 ? 1 : kBlocks / 2;  // blocks of O of a consumer warpgroup
-  // Terms of P: 17 bits in two; small heads can afford all 24.
-  static constexpr int kTerms = kDim == 512 ? 2 : 3;
+  static constexpr int kGroupHeads = kHeads / 2;                      // heads of S of a consumer warpgroup
+  static constexpr int kHeadGroups = kGroupHeads / 8;                 // of eight
+  static constexpr bool kDeep = kHeads < 64;                          // registers for the products of two blocks at a time
+  // A share of a row that is finished by one CTA of a cluster: eight heads × 128 dims, a float4 per thread.
+  static constexpr int kShareThreads = kBlocks < 2 ? kGroupThreads : kConsumers;
+  static constexpr int kDimShares = kBlocks < 2 ? 1 : kBlocks / 2;
+  static constexpr int kShares = kHeads / 8 * kDimShares;
+  static constexpr int kPartVectors = kShares * kShareThreads;  // float4 of a part in scratch memory
 };
+
+template <int kDim, int kHeads>
+using Output = float[Shape<kDim, kHeads>::kGroupBlocks][kHeads / 2];
 
 // Whether the i-th block of a warpgroup, `block` of the head, holds the rotated dims.
-template <int kDim>
+template <int kDim, int kHeads>
 __device__ __forceinline__ bool is_rotated_block(int block, int i) {
-  return i == Shape<kDim>::kGroupBlocks - 1 && block == Shape<kDim>::kBlocks - 1;
+  return i == Shape<kDim, kHeads>::kGroupBlocks - 1 && block == Shape<kDim, kHeads>::kBlocks - 1;
 }
 
-// A warp's sum of a head's probabilities over its keys, relative to 2^maximum.
-struct WarpSum {
-  float value;
-  int maximum;
+// What a CTA works on; the same in all its threads.
+struct Work {
+  OutputHeads heads;
+  int position;
+  int seq_idx;
+  int num_window, num_keys;
+  int num_tiles, num_groups;  // of the row
+  int tile_begin, tile_end;   // of this CTA
 };
 
-template <int kDim>
+// The part of a CTA's tiles that is being summed up, and the tile before which it ends.
+struct Part {
+  int index;
+  int tile_end;
+};
+
+// What a consumer warp would hold in registers, if it had them.
+struct WarpState {
+  Work work;
+  Part part;
+  int unit;
+};
+
+template <int kDim, int kHeads>
 struct SharedMemory {
-  alignas(kSwizzleAtomBytes) uint8_t q[Shape<kDim>::kBlocks][kBlockBytes];
-  alignas(kSwizzleAtomBytes) uint8_t p[kPieceTiles][Shape<kDim>::kTerms][kBlockBytes];  // terms of a tile: [64 keys, 64 heads]
-  KeyTile<kDim> tiles[kStages];
-  OutputPart<kDim> part;
-  int places[kConsumers / 32];           // of the present row in the CTA's list, for each consumer warp
-  int first_tile;                        // of the present row, counted over all tiles that passed through the stages
-  alignas(16) int maxima[kHeadTile];     // of the pieces so far
-  int previous[kHeadTile];               // maxima before the present piece
-  int rescales[2];                       // whether a piece raises a maximum, of even and odd pieces
-  alignas(16) float rescale[kHeadTile];  // what O is multiplied with before a piece's products are added
-  WarpSum sums[kConsumers / 32][kHeadTile];
+  alignas(kSwizzleAtomBytes) uint8_t q[Shape<kDim, kHeads>::kBlocks][kHeads * kSwizzleRowBytes];
+  alignas(kSwizzleAtomBytes) uint8_t p[2][kTerms][kTermBytes];  // of even and odd tiles: [64 keys, heads]; two output buffers at the end
+  KeyTile<kDim> tiles[kStages];                                 // factors of parts at the end of a shared row
+  alignas(16) int maxima[2][kHeads];                            // of even and odd tiles
+  alignas(16) float keep[2][kHeads];                            // fold factors of even and odd tiles
+  alignas(16) float gain[2][kHeads];
+  PartSum sums[kHeads];    // of the tiles so far
+  PartSum groups[kHeads];  // of the groups so far
+  float warp_sums[kConsumers / 32][kHeads / 2];
+  float sinks[kHeads];  // times log2(e)
+  OutputScales<kHeads> scales;
+  WarpState warps[kConsumers / 32];
   uint64_t full[kStages];
   uint64_t empty[kStages];
-  // O at the end, where P and the tiles were.
-  __device__ float* output() { return reinterpret_cast<float*>(&p[0][0][0]); }
+
+  __device__ float* output(int buffer) { return reinterpret_cast<float*>(p) + buffer * kEmitHeads * kDim; }
+  // [part][head], and behind them [group][head].
+  __device__ FoldFactors* part_factors() { return reinterpret_cast<FoldFactors*>(tiles); }
+  static constexpr int kMaxParts = static_cast<int>(sizeof(KeyTile<kDim>[kStages]) / (kHeads * sizeof(FoldFactors))) - kLongGroups;
 };
-static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
-static_assert(sizeof(SharedMemory<512>::p) + sizeof(SharedMemory<512>::tiles) >= 64 * 512 * sizeof(float), "O takes their place");
-static_assert(sizeof(SharedMemory<256>::p) + sizeof(SharedMemory<256>::tiles) >= 64 * 256 * sizeof(float));
-static_assert(sizeof(SharedMemory<64>::p) + sizeof(SharedMemory<64>::tiles) >= 64 * 64 * sizeof(float));
+static_assert(sizeof(SharedMemory<512, 64>) <= 227 * 1024, "the most a CTA may have on Hopper");
+static_assert(sizeof(SharedMemory<512, 64>::p) >= 2 * kEmitHeads * 512 * sizeof(float));
+static_assert(SharedMemory<64, 64>::kMaxParts >= kShortTiles + 1);
 
 struct Arguments {
   AttentionParams params;
   size_t ring_page_bytes;
   size_t entry_page_bytes;
-  float logit_scale;  // softmax_scale·log2(e): exponentials are powers of two
-  int rows_per_cluster;
-  Divisor num_ranks;  // CTAs of a cluster
+  float logit_scale;   // softmax_scale·log2(e): exponentials are powers of two
+  int num_units;       // rows × tiles of heads
+  int split;           // CTAs of a cluster, which share a unit
+  bool by_tile;        // a shared row is handed over tile by tile, not group by group
+  int max_parts;       // of a unit in scratch memory
+  float4* parts;       // [unit, max_parts, share, thread of the share]; without sharing [CTA, share, thread]
+  PartSum* part_sums;  // [unit, max_parts, head]
   Divisor num_head_tiles;
   Divisor ring_size;
   Divisor ratio;
   Divisor entries_per_page;
 };
 
+__device__ __forceinline__ int cluster_rank() {
+  return static_cast<int>(ptx::cluster_rank());
+}
+__device__ __forceinline__ int cluster_index() {
+  return static_cast<int>(ptx::cluster_index());
+}
+__device__ __forceinline__ int num_clusters() {
+  return static_cast<int>(ptx::num_clusters());
+}
+
 // A load that the compiler leaves where it is: loads that do not wait for each other's values are then under way together.
 __device__ __forceinline__ int load_here(const int32_t* address) {
   return *static_cast<const volatile int32_t*>(address);
 }
 
-// What a CTA works on; the same in all its threads.
-struct Work {
-  OutputShare share;
-  int position;
-  int first_place;  // of the window in the ring
-  int num_window, num_keys;
-  int tile_begin, tile_end;
-  const uint8_t* ring;        // the slot's page
-  const int32_t* page_table;  // of the sequence
-};
+__device__ __forceinline__ int group_begin(const Work& work, int group) {
+  return work.num_groups == 1 ? group * work.num_tiles : static_cast<int>(static_cast<int64_t>(work.num_tiles) * group / kLongGroups);
+}
 
-// The keys of the row, and the run of tiles of rank `rank` of `num_ranks`.
-__device__ __forceinline__ void find_keys(const Arguments& args, int seq_idx, int slot, Work& work) {
+// The first tile of rank `rank`, of groups where whole groups are handed over.
+__device__ __forceinline__ int run_begin(const Arguments& args, const Work& work, int rank) {
+  const int items = args.by_tile ? work.num_tiles : work.num_groups;
+  const int begin = (items * rank + args.split - 1) / args.split;
+  return args.by_tile ? begin : group_begin(work, begin);
+}
+
+// The row and heads of a unit and the tiles of rank `rank`; false for padding and heads that do not exist.
+__device__ __forceinline__ bool find_work(const Arguments& args, int unit, int rank, Work& work) {
   const AttentionParams& params = args.params;
-  int num_window = min(work.position + 1, params.window);
+  work.heads.row = args.num_head_tiles.quotient(unit);
+  const int head_tile = unit - work.heads.row * static_cast<int>(args.num_head_tiles.value);
+  work.position = load_here(params.batch.positions + work.heads.row);
+  work.seq_idx = load_here(params.batch.seq_idx + work.heads.row);
+  int most_window = params.window, most_entries = 1 << 30;
+  if (params.key_counts != nullptr) {
+    most_window = max(0, load_here(params.key_counts + 2 * static_cast<int64_t>(work.heads.row)));
+    most_entries = max(0, load_here(params.key_counts + 2 * static_cast<int64_t>(work.heads.row) + 1));
+  }
+  work.heads.head_begin = head_tile;  // times the heads of a CTA: the caller knows them
+  if (work.position < 0) return false;
   int num_entries = 0;
   if (params.entries.data != nullptr) {
     const int num_visible = args.ratio.quotient(work.position + 1);
     num_entries = params.selected == nullptr ? num_visible : min(num_visible, params.num_selected);
   }
-  if (params.key_counts != nullptr) {
-    num_window = max(0, min(num_window, load_here(params.key_counts + 2 * static_cast<int64_t>(work.share.row))));
-    num_entries = max(0, min(num_entries, load_here(params.key_counts + 2 * static_cast<int64_t>(work.share.row) + 1)));
-  }
-  work.first_place = args.ring_size.remainder(work.position - num_window + 1);
-  work.num_window = num_window;
-  work.num_keys = num_window + num_entries;
-  const int num_tiles = (work.num_keys + kTileKeys - 1) / kTileKeys;
-  const int num_pieces = (num_tiles + kPieceTiles - 1) / kPieceTiles;
-  work.share.num_parts = max(1, min(work.share.num_ranks, num_pieces));
-  const int part = min(work.share.rank, work.share.num_parts);
-  int piece_begin = 0, piece_end = num_pieces;  // of a row that is not shared
-  if (num_pieces <= work.share.num_ranks) {
-    piece_begin = part;
-    piece_end = min(part + 1, num_pieces);
-  } else if (work.share.num_ranks > 1) {
-    piece_begin = args.num_ranks.quotient(num_pieces * part);
-    piece_end = args.num_ranks.quotient(num_pieces * (part + 1));
-  }
-  work.tile_begin = min(num_tiles, piece_begin * kPieceTiles);
-  work.tile_end = min(num_tiles, piece_end * kPieceTiles);
-  work.ring = params.ring.data + static_cast<size_t>(slot) * args.ring_page_bytes;
-  work.page_table = params.batch.page_table + static_cast<int64_t>(seq_idx) * params.batch.page_table_stride;
+  work.num_window = min(min(work.position + 1, params.window), most_window);
+  work.num_keys = work.num_window + min(num_entries, most_entries);
+  work.num_tiles = (work.num_keys + kTileKeys - 1) / kTileKeys;
+  work.num_groups = work.num_tiles > kShortTiles ? kLongGroups : 1;
+  work.tile_begin = args.split == 1 ? 0 : run_begin(args, work, rank);
+  work.tile_end = args.split == 1 ? work.num_tiles : run_begin(args, work, rank + 1);
+  return true;
 }
 
+template <int kHeads>
+__device__ __forceinline__ bool find_unit(const Arguments& args, int unit, int rank, Work& work) {
+  const bool found = find_work(args, unit, rank, work);
+  work.heads.head_begin *= kHeads;
+  work.heads.num_heads = min(args.params.num_heads - work.heads.head_begin, kHeads);
+  return found;
+}
+
+// Where the keys of a row are.
+struct KeySource {
+  const uint8_t* ring;        // the slot's page
+  const int32_t* page_table;  // of the sequence
+  const int32_t* selected;    // of the row; nullptr: all visible entries
+  int first_place;            // of the window in the ring
+};
+
 // Index of a key in its cache: the place in the ring or the entry of the sequence; −1: none.
-__device__ __forceinline__ int find_entry(const AttentionParams& params, const Work& work, int key) {
+__device__ __forceinline__ int find_entry(const Arguments& args, const Work& work, const KeySource& source, int key) {
   if (key >= work.num_keys) return -1;
   if (key < work.num_window) {
-    const int place = work.first_place + key;
-    return place < params.ring.ring_size ? place : place - params.ring.ring_size;
+    const int place = source.first_place + key;
+    return place < args.params.ring.ring_size ? place : place - args.params.ring.ring_size;
   }
   const int i = key - work.num_window;
-  return params.selected == nullptr ? i : params.selected[static_cast<int64_t>(work.share.row) * params.num_selected + i];
+  return source.selected == nullptr ? i : source.selected[i];
 }
 
 template <int kDim>
-__device__ __forceinline__ EntryPlace locate(const Arguments& args, const Work& work, int key, int entry) {
+__device__ __forceinline__ EntryPlace locate(const Arguments& args, const Work& work, const KeySource& source, int key, int entry) {
   if (entry < 0) return {nullptr, nullptr};
   constexpr KvEntryLayout kLayout{kDim};
   const AttentionParams& params = args.params;
   if (key < work.num_window)
-    return {work.ring + kLayout.value_offset(entry), work.ring + kLayout.scale_offset(entry, params.ring.ring_size)};
+    return {source.ring + kLayout.value_offset(entry), source.ring + kLayout.scale_offset(entry, params.ring.ring_size)};
   const int entries_per_page = params.entries.entries_per_page;
   const int page_idx = args.entries_per_page.quotient(entry);
-  const uint8_t* page = params.entries.data + static_cast<size_t>(work.page_table[page_idx]) * args.entry_page_bytes;
+  const uint8_t* page = params.entries.data + static_cast<size_t>(source.page_table[page_idx]) * args.entry_page_bytes;
   const int in_page = entry - page_idx * entries_per_page;
   return {page + kLayout.value_offset(in_page), page + kLayout.scale_offset(in_page, entries_per_page)};
 }
 
-// All threads that work on the row have come.
-__device__ __forceinline__ void sync_row(const OutputShare& share) {
-  if (share.num_ranks > 1) {
-    ptx::cluster_sync();
-  } else {
-    ptx::named_barrier_sync(kRowBarrier, kThreads);
-  }
-}
-
-// The producer warpgroup: half of it fills the even tiles, half the odd ones, a thread per key. `first_tile`: tiles of earlier rows.
-template <int kDim>
-__device__ __forceinline__ void produce(const Arguments& args, const Work& work, SharedMemory<kDim>& shared, int thread, int first_tile) {
+// The producer warpgroup: half of it fills the even tiles, half the odd ones, a thread per key. `first_step`: tiles that passed before.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void produce(const Arguments& args, const Work& work, SharedMemory<kDim, kHeads>& shared, int thread,
+                                        int first_step) {
+  const AttentionParams& params = args.params;
+  KeySource source;
+  source.first_place = args.ring_size.remainder(work.position - work.num_window + 1);
+  source.ring = params.ring.data + static_cast<size_t>(load_here(params.batch.slots + work.seq_idx)) * args.ring_page_bytes;
+  source.page_table = params.batch.page_table + static_cast<int64_t>(work.seq_idx) * params.batch.page_table_stride;
+  source.selected = params.selected == nullptr ? nullptr : params.selected + static_cast<int64_t>(work.heads.row) * params.num_selected;
   const int key = thread % kTileKeys;
   int tile = work.tile_begin + thread / kTileKeys;
-  int entry = tile < work.tile_end ? find_entry(args.params, work, tile * kTileKeys + key) : -1;
-  for (; tile < work.tile_end; tile += kPieceTiles) {
-    const EntryPlace place = locate<kDim>(args, work, tile * kTileKeys + key, entry);
-    const int step = first_tile + tile - work.tile_begin;
+  int entry = tile < work.tile_end ? find_entry(args, work, source, tile * kTileKeys + key) : -1;
+  for (; tile < work.tile_end; tile += 2) {
+    const EntryPlace place = locate<kDim>(args, work, source, tile * kTileKeys + key, entry);
+    const int step = first_step + tile - work.tile_begin;
     const int stage = step % kStages;
     if (step >= kStages) ptx::mbarrier_wait(&shared.empty[stage], (step / kStages & 1) ^ 1);
     fill_key<kDim>(shared.tiles[stage], key, place, &shared.full[stage]);
-    if (tile + kPieceTiles < work.tile_end) entry = find_entry(args.params, work, (tile + kPieceTiles) * kTileKeys + key);
+    if (tile + 2 < work.tile_end) entry = find_entry(args, work, source, (tile + 2) * kTileKeys + key);
   }
 }
 
-// Q [64 heads, kDim] into shared memory by the consumers, in the order of key_fragments(); rows beyond the model's heads are zeros.
-template <int kDim>
-__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputShare& share, SharedMemory<kDim>& shared,
+// Q [kHeads, kDim] into shared memory as f16, in the order of key_fragments(); heads beyond the model's are zeros.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputHeads& heads, SharedMemory<kDim, kHeads>& shared,
                                              int thread) {
-  constexpr int kItems = kHeadTile / 4 * Shape<kDim>::kBlocks / (kConsumers / 32);  // of a warp: 4 heads × a block
+  constexpr int kBlocks = Shape<kDim, kHeads>::kBlocks;
+  constexpr int kItems = kHeads / 4 * kBlocks / (kConsumers / 32);  // of a warp: 4 heads × a block
   constexpr int kAtOnce = kItems < 8 ? kItems : 8;
   static_assert(kItems % kAtOnce == 0);
-  if (share.row >= params.batch.num_tokens) return;
-  const Bf16* q = params.q + (static_cast<int64_t>(share.row) * params.num_heads + share.head_begin) * kDim;
+  const Bf16* q = params.q + (static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin) * kDim;
   const int warp = thread / 32, chunk = thread % 8, head_in_group = thread % 32 / 8;
 #pragma unroll 1
   for (int begin = 0; begin < kItems; begin += kAtOnce) {
@@ -231,25 +277,20 @@ __device__ __forceinline__ void load_queries(const AttentionParams& params, cons
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       const int item = (begin + j) * (kConsumers / 32) + warp;
-      const int head = item / Shape<kDim>::kBlocks * 4 + head_in_group, block = item % Shape<kDim>::kBlocks;
-      chunks[j] = head < share.num_heads
+      const int head = item / kBlocks * 4 + head_in_group, block = item % kBlocks;
+      chunks[j] = head < heads.num_heads
                       ? *reinterpret_cast<const uint4*>(q + static_cast<int64_t>(head) * kDim + block * kBlockDims + chunk * 8)
                       : make_uint4(0, 0, 0, 0);
     }
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       const int item = (begin + j) * (kConsumers / 32) + warp;
-      const int head = item / Shape<kDim>::kBlocks * 4 + head_in_group, block = item % Shape<kDim>::kBlocks;
-      const uint4 c = chunks[j];
-      const uint32_t words[2][2] = {{__byte_perm(c.x, c.y, 0x5410), __byte_perm(c.x, c.y, 0x7632)},
-                                    {__byte_perm(c.z, c.w, 0x5410), __byte_perm(c.z, c.w, 0x7632)}};
+      const int head = item / kBlocks * 4 + head_in_group, block = item % kBlocks;
+      const uint32_t words[4] = {chunks[j].x, chunks[j].y, chunks[j].z, chunks[j].w};
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int odd = 0; odd < 2; ++odd) {
-          const uint32_t offset = query_offset(2 * chunk + i, odd);
-          *reinterpret_cast<uint32_t*>(shared.q[block] + swizzled_offset(head, offset / 16) + offset % 16) = words[i][odd];
-        }
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t offset = query_offset(4 * chunk + i);
+        *reinterpret_cast<uint32_t*>(shared.q[block] + swizzled_offset(head, offset / 16) + offset % 16) = bf16x2_to_f16x2(words[i]);
       }
     }
   }
@@ -265,40 +306,35 @@ __device__ __forceinline__ void fence_operands(Fragments& a) {
   for (int i = 0; i < 16; ++i) ptx::wgmma_fence_operand(a[i / 4][i % 4]);
 }
 
-// s[64 keys, 64 heads] = K·Qᵀ of a tile, not scaled, by a warpgroup. A block's fragments are made while the one before it is multiplied.
-template <int kDim>
-__device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, const KeyTile<kDim>& tile, float (&s)[kHeadTile / 2]) {
+// s [64 keys, the warpgroup's heads] = K·Qᵀ of a tile, not scaled. A block's fragments are made while the one before it is multiplied.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void multiply_keys(SharedMemory<kDim, kHeads>& shared, const KeyTile<kDim>& tile, int group,
+                                              float (&s)[kHeads / 4]) {
+  constexpr int kBlocks = Shape<kDim, kHeads>::kBlocks, kGroupHeads = Shape<kDim, kHeads>::kGroupHeads;
   Fragments a[2];
 #pragma unroll
-  for (int block = 0; block < Shape<kDim>::kBlocks; ++block) {
+  for (int block = 0; block < kBlocks; ++block) {
     Fragments& fragments = a[block % 2];
     key_fragments<kDim>(tile, block, fragments);
-    const uint64_t q = swizzled_descriptor(ptx::shared_address(shared.q[block]));
     fence_operands(fragments);
+    fence_operands(s);
     ptx::wgmma_fence();
+    const uint64_t q = swizzled_descriptor(ptx::shared_address(shared.q[block]) + group * kGroupHeads * kSwizzleRowBytes);
 #pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      ptx::wgmma_bf16_rs<kHeadTile, false>(s, fragments[step], q + 2 * step, block > 0 || step > 0);
-    }
+    for (int step = 0; step < 4; ++step) ptx::wgmma_f16_rs<kGroupHeads, false>(s, fragments[step], q + 2 * step, block > 0 || step > 0);
     ptx::wgmma_commit_group();
     if (block == 0) continue;
     ptx::wgmma_wait_group<1>();
     fence_operands(a[(block + 1) % 2]);
   }
   ptx::wgmma_wait_group<0>();
-  fence_operands(a[(Shape<kDim>::kBlocks + 1) % 2]);
+  fence_operands(a[(kBlocks + 1) % 2]);
   fence_operands(s);
 }
 
-// 2^(from − to) for from ≤ to; 0 below 2^-126.
-__device__ __forceinline__ float power_of_two(int from, int to) {
-  const int exponent = from - to;
-  return exponent < -126 ? 0.0f : __int_as_float((127 + exponent) << 23);
-}
-
 // Halves what each lane holds: with lane ^ kBit it exchanges one half of values[2·kCount] and keeps the other, combined.
-template <int kCount, int kBit, class Combine>
-__device__ __forceinline__ void exchange_half(float (&values)[16], const Combine& combine) {
+template <int kCount, int kBit, int kSize, class Combine>
+__device__ __forceinline__ void exchange_half(float (&values)[kSize], const Combine& combine) {
   const bool upper = (threadIdx.x & kBit) != 0;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
@@ -307,52 +343,70 @@ __device__ __forceinline__ void exchange_half(float (&values)[16], const Combine
   }
 }
 
-// values[2j + e] of lane (g, q) belongs to head 8j + 2q + e and some keys. Returns, in lane l, the combination over all eight g of heads 2l
-// and 2l + 1.
-template <class Combine>
-__device__ __forceinline__ float2 combine_keys(float (&values)[16], const Combine& combine) {
-  exchange_half<8, 16>(values, combine);
-  exchange_half<4, 8>(values, combine);
-  exchange_half<2, 4>(values, combine);
+// values[2j + e] of lane (g, q) belongs to head 8j + 2q + e and some keys. Returns the combination over all eight g of the heads
+// owned_head(lane) and the next.
+template <int kSize, class Combine>
+__device__ __forceinline__ float2 combine_keys(float (&values)[kSize], const Combine& combine) {
+  constexpr int kHeadGroups = kSize / 2;
+  if constexpr (kHeadGroups == 4) {
+    exchange_half<4, 16>(values, combine);
+    exchange_half<2, 8>(values, combine);
+  } else if constexpr (kHeadGroups == 2) {
+    exchange_half<2, 16>(values, combine);
+  }
+#pragma unroll
+  for (int bit = 32 / kHeadGroups / 2; bit >= 4; bit /= 2) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) values[i] = combine(values[i], __shfl_xor_sync(0xffffffffu, values[i], bit));
+  }
   return make_float2(values[0], values[1]);
 }
-
-// The sum relative to a later maximum.
-__device__ __forceinline__ float rebased_sum(const WarpSum& sum, int maximum) {
-  return sum.value * power_of_two(sum.maximum, maximum);
+template <int kHeadGroups>
+__device__ __forceinline__ int owned_head(int lane) {
+  return lane * kHeadGroups / 32 * 8 + lane % 4 * 2;
+}
+// One lane per head of those that have the same.
+template <int kHeadGroups>
+__device__ __forceinline__ bool owns_head(int lane) {
+  return lane / 4 % (8 / kHeadGroups) == 0;
 }
 
 // s ← the logits in powers of two, −∞ where there is no key; their maxima go to shared memory.
-template <int kDim>
-__device__ __forceinline__ void find_maxima(SharedMemory<kDim>& shared, const KeyTile<kDim>& tile, float scale, float (&s)[kHeadTile / 2]) {
+template <int kDim, int kHeads>
+__device__ __forceinline__ void find_maxima(SharedMemory<kDim, kHeads>& shared, const KeyTile<kDim>& tile, int group, int parity,
+                                            float scale, float (&s)[kHeads / 4]) {
+  constexpr int kHeadGroups = Shape<kDim, kHeads>::kHeadGroups;
   const int lane = threadIdx.x % 32;
   const int key = threadIdx.x / 32 % 4 * 16 + lane / 4;
   const float bias[2] = {tile.bias[key], tile.bias[key + 8]};
-  float largest[16];
+  float largest[2 * kHeadGroups];
 #pragma unroll
-  for (int i = 0; i < kHeadTile / 2; ++i) s[i] = fmaf(s[i], scale, bias[i / 2 % 2]);
+  for (int i = 0; i < 4 * kHeadGroups; ++i) s[i] = fmaf(s[i], scale, bias[i / 2 % 2]);
 #pragma unroll
-  for (int i = 0; i < 16; ++i) largest[i] = fmaxf(s[i / 2 * 4 + i % 2], s[i / 2 * 4 + i % 2 + 2]);
+  for (int i = 0; i < 2 * kHeadGroups; ++i) largest[i] = fmaxf(s[i / 2 * 4 + i % 2], s[i / 2 * 4 + i % 2 + 2]);
   const float2 maximum = combine_keys(largest, [](float a, float b) { return fmaxf(a, b); });
-  atomicMax(&shared.maxima[2 * lane], max(__float2int_ru(maximum.x), kNoMaximum));
-  atomicMax(&shared.maxima[2 * lane + 1], max(__float2int_ru(maximum.y), kNoMaximum));
+  if (!owns_head<kHeadGroups>(lane)) return;
+  int* maxima = shared.maxima[parity] + group * Shape<kDim, kHeads>::kGroupHeads + owned_head<kHeadGroups>(lane);
+  atomicMax(maxima, max(__float2int_ru(maximum.x), kNoMaximum + kHeadroom) - kHeadroom);
+  atomicMax(maxima + 1, max(__float2int_ru(maximum.y), kNoMaximum + kHeadroom) - kHeadroom);
 }
 
-// Logits → probabilities relative to the maxima: into shared memory as bf16 terms, and to the sums.
-template <int kDim>
-__device__ __forceinline__ void weigh_keys(SharedMemory<kDim>& shared, int tile_in_piece, float (&s)[kHeadTile / 2]) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-  const int2* maxima = reinterpret_cast<const int2*>(shared.maxima);
-  constexpr int kTerms = Shape<kDim>::kTerms;
-  const uint32_t terms = ptx::shared_address(shared.p[tile_in_piece]);
-  const uint32_t row = warp * 16 + lane % 16;
-  float totals[16];
+// Logits → probabilities relative to the maxima: into shared memory as f16 terms, and their sums.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void weigh_keys(SharedMemory<kDim, kHeads>& shared, int group, int parity, float (&s)[kHeads / 4]) {
+  constexpr int kHeadGroups = Shape<kDim, kHeads>::kHeadGroups;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int2* maxima = reinterpret_cast<const int2*>(shared.maxima[parity] + group * Shape<kDim, kHeads>::kGroupHeads);
+  const uint32_t terms = ptx::shared_address(shared.p[parity]);
+  const uint32_t row = warp % 4 * 16 + lane % 16;
+  constexpr int kAtOnce = kHeadGroups < 2 ? 1 : 2;  // groups of eight heads
+  float totals[2 * kHeadGroups];
 #pragma unroll
-  for (int pair = 0; pair < 4; ++pair) {  // of groups of eight heads
-    uint32_t words[kTerms][4];
+  for (int begin = 0; begin < kHeadGroups; begin += kAtOnce) {
+    uint32_t words[kTerms][2 * kAtOnce];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int j = 2 * pair + i;
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int j = begin + i;
       const int2 maximum = maxima[4 * j + lane % 4];
       const float x = static_cast<float>(maximum.x), y = static_cast<float>(maximum.y);
       float p[4];
@@ -360,205 +414,428 @@ __device__ __forceinline__ void weigh_keys(SharedMemory<kDim>& shared, int tile_
       for (int half = 0; half < 2; ++half) {
         float even = p[2 * half] = ptx::exp2_approx(s[4 * j + 2 * half] - x);
         float odd = p[2 * half + 1] = ptx::exp2_approx(s[4 * j + 2 * half + 1] - y);
-#pragma unroll
-        for (int term = 0; term < kTerms; ++term) {
-          const uint32_t word = ptx::convert_bf16x2(odd, even);
-          words[term][2 * i + half] = word;
-          even -= low_to_float(word);
-          odd -= high_to_float(word);
-        }
+        words[0][2 * i + half] = ptx::convert_f16x2(odd, even);
+        float odd_high, even_high;
+        ptx::widen_f16x2(words[0][2 * i + half], odd_high, even_high);
+        words[1][2 * i + half] = ptx::convert_f16x2(odd - odd_high, even - even_high);
       }
       totals[2 * j] = p[0] + p[2];
       totals[2 * j + 1] = p[1] + p[3];
     }
-    const uint32_t place = swizzled_offset(row, 2 * pair + lane / 16);
+    const uint32_t place = swizzled_offset(row, group * kHeadGroups + begin + (kAtOnce == 2 ? lane / 16 : 0));
 #pragma unroll
     for (int term = 0; term < kTerms; ++term) {
-      ptx::store_matrices(terms + term * kBlockBytes + place, words[term][0], words[term][1], words[term][2], words[term][3]);
+      const uint32_t address = terms + term * kTermBytes + place;
+      if constexpr (kAtOnce == 2) {
+        ptx::store_matrices(address, words[term][0], words[term][1], words[term][2], words[term][3]);
+      } else {
+        ptx::store_matrices(address, words[term][0], words[term][1]);
+      }
     }
   }
   const float2 total = combine_keys(totals, [](float a, float b) { return a + b; });
-  const int2 maximum = maxima[lane];
-  WarpSum* sums = &shared.sums[threadIdx.x / 32][2 * lane];
-  sums[0] = {rebased_sum(sums[0], maximum.x) + total.x, maximum.x};
-  sums[1] = {rebased_sum(sums[1], maximum.y) + total.y, maximum.y};
+  if (owns_head<kHeadGroups>(lane)) *reinterpret_cast<float2*>(&shared.warp_sums[warp][owned_head<kHeadGroups>(lane)]) = total;
 }
 
-// o += Vᵀ·P of a tile, for a warpgroup's blocks. A block's fragments are made while the one before it is multiplied.
-template <int kDim>
-__device__ __forceinline__ void add_values(SharedMemory<kDim>& shared, const KeyTile<kDim>& tile, int tile_in_piece, int group,
-                                           float (&o)[Shape<kDim>::kGroupBlocks][kHeadTile / 2]) {
-  using S = Shape<kDim>;
-  Fragments a[2] = {};
+// sum ← Vᵀ·P of a block of dims of a tile, not waited for.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void multiply_values(SharedMemory<kDim, kHeads>& shared, int parity, Fragments& fragments,
+                                                float (&sum)[kHeads / 2]) {
+  fence_operands(fragments);
+  fence_operands(sum);
+  ptx::wgmma_fence();
 #pragma unroll
-  for (int i = 0; i < S::kGroupBlocks; ++i) {
-    const int block = group * S::kGroupBlocks + i;
-    Fragments& fragments = a[i % 2];
-    value_fragments<kDim>(tile, block, is_rotated_block<kDim>(block, i), fragments);
-    fence_operands(fragments);
-    fence_operands(o[i]);
-    ptx::wgmma_fence();
+  for (int term = kTerms - 1; term >= 0; --term) {  // the smaller first: sums are truncated
+    const uint64_t p = swizzled_descriptor(ptx::shared_address(shared.p[parity][term]));
 #pragma unroll
-    for (int term = S::kTerms - 1; term >= 0; --term) {  // the smallest first: sums are truncated
-      const uint64_t p = swizzled_descriptor(ptx::shared_address(shared.p[tile_in_piece][term]));
-#pragma unroll
-      for (int step = 0; step < 4; ++step) ptx::wgmma_bf16_rs<kHeadTile, true>(o[i], fragments[step], p + step * kProbabilityStep, true);
+    for (int step = 0; step < 4; ++step) {
+      ptx::wgmma_f16_rs<kHeads, true>(sum, fragments[step], p + step * kProbabilityStep, term < kTerms - 1 || step > 0);
     }
-    ptx::wgmma_commit_group();
-    if (i == 0) continue;
-    ptx::wgmma_wait_group<1>();
-    fence_operands(a[(i + 1) % 2]);
   }
-  ptx::wgmma_wait_group<0>();
-  fence_operands(a[0]);
-  fence_operands(a[1]);
-#pragma unroll
-  for (int i = 0; i < S::kGroupBlocks; ++i) fence_operands(o[i]);
+  ptx::wgmma_commit_group();
 }
 
-// o ← o·rescale.
-template <int kDim>
-__device__ __forceinline__ void rescale_output(const SharedMemory<kDim>& shared, float (&o)[Shape<kDim>::kGroupBlocks][kHeadTile / 2]) {
-  const float2* rescale = reinterpret_cast<const float2*>(shared.rescale);
+// o[a block] += sum·gain.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void add_block(const SharedMemory<kDim, kHeads>& shared, int parity, float (&sum)[kHeads / 2],
+                                          float (&o)[kHeads / 2]) {
+  const float2* gains = reinterpret_cast<const float2*>(shared.gain[parity]);
 #pragma unroll
-  for (int j = 0; j < kHeadTile / 8; ++j) {
-    const float2 factor = rescale[4 * j + threadIdx.x % 4];
+  for (int j = 0; j < kHeads / 8; ++j) {
+    const float2 gain = gains[4 * j + threadIdx.x % 4];
 #pragma unroll
-    for (int i = 0; i < Shape<kDim>::kGroupBlocks; ++i) {
+    for (int half = 0; half < 2; ++half) {
+      o[4 * j + 2 * half] = __fmaf_rn(sum[4 * j + 2 * half], gain.x, o[4 * j + 2 * half]);
+      o[4 * j + 2 * half + 1] = __fmaf_rn(sum[4 * j + 2 * half + 1], gain.y, o[4 * j + 2 * half + 1]);
+    }
+  }
+}
+
+// o ← o·factors.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void rescale(const float* factors, Output<kDim, kHeads>& o) {
+  const float2* pairs = reinterpret_cast<const float2*>(factors);
+#pragma unroll
+  for (int j = 0; j < kHeads / 8; ++j) {
+    const float2 factor = pairs[4 * j + threadIdx.x % 4];
+#pragma unroll
+    for (int i = 0; i < Shape<kDim, kHeads>::kGroupBlocks; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        o[i][4 * j + 2 * half] *= factor.x;
-        o[i][4 * j + 2 * half + 1] *= factor.y;
+        o[i][4 * j + 2 * half] = __fmul_rn(o[i][4 * j + 2 * half], factor.x);
+        o[i][4 * j + 2 * half + 1] = __fmul_rn(o[i][4 * j + 2 * half + 1], factor.y);
       }
     }
   }
 }
 
-// The CTA's part of O, its maxima and sums, into shared memory where P and the tiles were.
-template <int kDim>
-__device__ __forceinline__ void store_part(SharedMemory<kDim>& shared, int thread,
-                                           const float (&o)[Shape<kDim>::kGroupBlocks][kHeadTile / 2]) {
-  const int lane = thread % 32, g = lane / 4, q = lane % 4, warp = thread / 32 % 4, group = thread / kGroupThreads;
-  ptx::named_barrier_sync(kConsumerBarrier, kConsumers);  // nobody reads P or tiles any more
-  float* part = shared.output();
-#pragma unroll
-  for (int i = 0; i < Shape<kDim>::kGroupBlocks; ++i) {
-    const int block = group * Shape<kDim>::kGroupBlocks + i;
-    if (Shape<kDim>::kBlocks == 1 && group == 1) continue;
-    const bool is_rotated = is_rotated_block<kDim>(block, i);
-    // Heads 2q, 2q + 1 and every eighth from there on have the same permutation.
-    const int dim = block * kBlockDims + warp * 16 + (is_rotated ? g : 2 * g);
-    float* dims = part + part_offset<kDim>(2 * q, dim);
-    float* upper_dims = part + part_offset<kDim>(2 * q, dim + (is_rotated ? 8 : 1));
-#pragma unroll
-    for (int j = 0; j < kHeadTile / 8; ++j) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        dims[(8 * j + e) * kDim] = o[i][4 * j + e];
-        upper_dims[(8 * j + e) * kDim] = o[i][4 * j + 2 + e];
-      }
-    }
-  }
-  if (thread < kHeadTile) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kConsumers / 32; ++i) sum += rebased_sum(shared.sums[i][thread], shared.maxima[thread]);
-    shared.part.sums[thread] = sum;
-    shared.part.maxima[thread] = static_cast<float>(shared.maxima[thread]);
-  }
-}
-
-// The consumers' work on the CTA's keys of a row: tiles first_tile … first_tile + num_tiles − 1 of those that pass through shared memory.
-template <int kDim>
-__device__ __forceinline__ void consume(SharedMemory<kDim>& shared, int thread, float logit_scale, int first_tile, int num_tiles) {
-  using S = Shape<kDim>;
-  const int group = thread / kGroupThreads;
-  if (thread < kHeadTile) shared.maxima[thread] = shared.previous[thread] = kNoMaximum;
-  for (int i = thread % 32; i < kHeadTile; i += 32) shared.sums[thread / 32][i] = {0.0f, kNoMaximum};
-  if (thread == 0) shared.rescales[0] = shared.rescales[1] = 0;
-  ptx::fence_async_proxy();
-  ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
-  float o[S::kGroupBlocks][kHeadTile / 2];
+// o += Vᵀ·P of a tile for the warpgroup's blocks. A block's fragments are made while the one before it is multiplied.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void add_values(SharedMemory<kDim, kHeads>& shared, const KeyTile<kDim>& tile, int group, int parity,
+                                           Output<kDim, kHeads>& o) {
+  using S = Shape<kDim, kHeads>;
+  constexpr int kSums = S::kDeep ? 2 : 1;
+  const int first_block = group * S::kGroupBlocks;
+  Fragments a[2];
+  float sums[kSums][kHeads / 2];
+  value_fragments<kDim>(tile, first_block, is_rotated_block<kDim, kHeads>(first_block, 0), a[0]);
+  multiply_values<kDim, kHeads>(shared, parity, a[0], sums[0]);
 #pragma unroll
   for (int i = 0; i < S::kGroupBlocks; ++i) {
-#pragma unroll
-    for (int j = 0; j < kHeadTile / 2; ++j) o[i][j] = 0.0f;
-  }
-  const int end = first_tile + num_tiles;
-#pragma unroll 1
-  for (int tile = first_tile; tile < end; tile += kPieceTiles) {
-    const int mine = tile + group;
-    const int parity = (end - tile + 1) / kPieceTiles % 2;
-    float s[kHeadTile / 2];
-    if (mine < end) {
-      const KeyTile<kDim>& keys = shared.tiles[mine % kStages];
-      ptx::mbarrier_wait(&shared.full[mine % kStages], mine / kStages & 1);
-      multiply_keys<kDim>(shared, keys, s);
-      find_maxima<kDim>(shared, keys, logit_scale, s);
+    const bool more = i + 1 < S::kGroupBlocks;
+    const int next = (i + 1) % 2;
+    if (more) value_fragments<kDim>(tile, first_block + i + 1, is_rotated_block<kDim, kHeads>(first_block + i + 1, i + 1), a[next]);
+    if (S::kDeep && more) {
+      multiply_values<kDim, kHeads>(shared, parity, a[next], sums[next % kSums]);
+      ptx::wgmma_wait_group<1>();
+    } else {
+      ptx::wgmma_wait_group<0>();
     }
-    ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
-    if (mine < end) weigh_keys<kDim>(shared, group, s);
-    if (thread < kHeadTile) {
-      const int maximum = shared.maxima[thread];
-      if (maximum != shared.previous[thread] && shared.previous[thread] != kNoMaximum) shared.rescales[parity] = 1;
-      shared.rescale[thread] = power_of_two(shared.previous[thread], maximum);
-      shared.previous[thread] = maximum;
-      if (thread == 0) shared.rescales[parity ^ 1] = 0;
+    fence_operands(a[i % 2]);
+    fence_operands(sums[i % kSums]);
+    add_block<kDim, kHeads>(shared, parity, sums[i % kSums], o[i]);
+    if (!S::kDeep && more) multiply_values<kDim, kHeads>(shared, parity, a[next], sums[0]);
+  }
+}
+
+template <int kDim, int kHeads>
+__device__ __forceinline__ void clear(Output<kDim, kHeads>& o) {
+#pragma unroll
+  for (int i = 0; i < Shape<kDim, kHeads>::kGroupBlocks; ++i) {
+#pragma unroll
+    for (int j = 0; j < kHeads / 2; ++j) o[i][j] = 0.0f;
+  }
+}
+
+// A place of o in a part: vector 4j … 4j + 3 of block i is the float4 part[…] of all threads of a warpgroup.
+template <int kDim, int kHeads>
+__device__ __forceinline__ int part_index(int thread, int i, int j) {
+  using S = Shape<kDim, kHeads>;
+  const int block = thread / kGroupThreads * S::kGroupBlocks + i;
+  return (j * S::kDimShares + block / 2) * S::kShareThreads + block % 2 * kGroupThreads + thread % kGroupThreads;
+}
+
+template <int kDim, int kHeads>
+__device__ __forceinline__ void store_part(float4* part, int thread, const Output<kDim, kHeads>& o) {
+#pragma unroll
+  for (int i = 0; i < Shape<kDim, kHeads>::kGroupBlocks; ++i) {
+#pragma unroll
+    for (int j = 0; j < kHeads / 8; ++j) {
+      __stcg(part + part_index<kDim, kHeads>(thread, i, j), make_float4(o[i][4 * j], o[i][4 * j + 1], o[i][4 * j + 2], o[i][4 * j + 3]));
+    }
+  }
+}
+
+// o ← the part and o after it; factors of the heads in keep[0] and gain[0].
+template <int kDim, int kHeads>
+__device__ __forceinline__ void fold_part(const SharedMemory<kDim, kHeads>& shared, const float4* part, int thread,
+                                          Output<kDim, kHeads>& o) {
+#pragma unroll
+  for (int j = 0; j < kHeads / 8; ++j) {
+    const float2 keep = reinterpret_cast<const float2*>(shared.keep[0])[4 * j + thread % 4];
+    const float2 gain = reinterpret_cast<const float2*>(shared.gain[0])[4 * j + thread % 4];
+#pragma unroll
+    for (int i = 0; i < Shape<kDim, kHeads>::kGroupBlocks; ++i) {
+      const float4 before = __ldcg(part + part_index<kDim, kHeads>(thread, i, j));
+      float* after = o[i] + 4 * j;
+      after[0] = fold(before.x, after[0], keep.x, gain.x);
+      after[1] = fold(before.y, after[1], keep.y, gain.y);
+      after[2] = fold(before.z, after[2], keep.x, gain.x);
+      after[3] = fold(before.w, after[3], keep.y, gain.y);
+    }
+  }
+}
+
+// A fragment's four values (rows g and g + 8, heads 2q and 2q + 1) of block `block` into an output buffer.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void stage_output(float* output, int thread, int block, const float4& o) {
+  const int lane = thread % 32, g = lane / 4, q = lane % 4, warp = thread / 32 % 4;
+  const bool is_rotated = block == Shape<kDim, kHeads>::kBlocks - 1;
+  const int dim = block * kBlockDims + warp * 16 + (is_rotated ? g : 2 * g), upper = dim + (is_rotated ? 8 : 1);
+  output[output_offset<kDim>(2 * q, dim)] = o.x;
+  output[output_offset<kDim>(2 * q + 1, dim)] = o.y;
+  output[output_offset<kDim>(2 * q, upper)] = o.z;
+  output[output_offset<kDim>(2 * q + 1, upper)] = o.w;
+}
+
+// How the parts of a shared row lie in scratch memory: of rank 0 all tiles together, of the others tile by tile; or group by group.
+struct PartMap {
+  int first_tiles;  // of part 0
+  int num_parts;
+};
+
+__device__ __forceinline__ PartMap part_map(const Arguments& args, const Work& work) {
+  if (work.num_tiles == 0) return {0, 0};
+  if (!args.by_tile) return {0, work.num_groups};
+  const int first_tiles = run_begin(args, work, 1);
+  return {first_tiles, work.num_tiles - first_tiles + 1};
+}
+
+// Whether part `part` is the last one of group `group`.
+__device__ __forceinline__ bool ends_group(const Arguments& args, const Work& work, const PartMap& map, int part, int group) {
+  return !args.by_tile || map.first_tiles + part == group_begin(work, group + 1);
+}
+
+__device__ __forceinline__ Part first_part(const Arguments& args, const Work& work, int rank) {
+  if (args.split == 1) return {0, group_begin(work, 1)};
+  if (args.by_tile) {
+    if (rank == 0) return {0, work.tile_end};
+    return {work.tile_begin - run_begin(args, work, 1) + 1, work.tile_begin + 1};
+  }
+  const int group = (work.num_groups * rank + args.split - 1) / args.split;
+  return {group, group_begin(work, group + 1)};
+}
+
+// The end of a part that is not the CTA's last word: into scratch memory, and the sums start anew. Without sharing the part is first added
+// to those before it, and the last one stays in o.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void hand_over(const Arguments& args, const WarpState& state, SharedMemory<kDim, kHeads>& shared, int thread,
+                                          Output<kDim, kHeads>& o) {
+  using S = Shape<kDim, kHeads>;
+  const int group = thread / kGroupThreads, t = thread % kGroupThreads, head = group * S::kGroupHeads + t;
+  const bool has_blocks = S::kBlocks > 1 || group == 0;
+  if (args.split > 1) {
+    const int64_t index = static_cast<int64_t>(state.unit) * args.max_parts + state.part.index;
+    if (has_blocks) store_part<kDim, kHeads>(args.parts + index * S::kPartVectors, thread, o);
+    if (t < S::kGroupHeads) {
+      const PartSum sum = shared.sums[head];
+      __stcg(reinterpret_cast<int2*>(args.part_sums) + index * kHeads + head, make_int2(sum.maximum, __float_as_int(sum.total)));
+      shared.sums[head] = PartSum{};
+    }
+    clear<kDim, kHeads>(o);
+    return;
+  }
+  ptx::named_barrier_sync(kConsumerBarrier, kConsumers);  // nobody reads the factors of the last tile any more
+  if (t < S::kGroupHeads) {
+    PartSum sum = shared.groups[head];
+    const FoldFactors factors = fold(sum, shared.sums[head]);
+    shared.groups[head] = sum;
+    shared.sums[head] = PartSum{};
+    shared.keep[0][head] = factors.keep;
+    shared.gain[0][head] = factors.gain;
+  }
+  ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
+  float4* place = args.parts + static_cast<int64_t>(blockIdx.x) * S::kPartVectors;
+  if (has_blocks && state.part.index > 0) fold_part<kDim, kHeads>(shared, place, thread, o);
+  if (state.part.tile_end < state.work.num_tiles) {
+    if (has_blocks) store_part<kDim, kHeads>(place, thread, o);
+    clear<kDim, kHeads>(o);
+  }
+  ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
+}
+
+// The part after the one that has been handed over.
+__device__ __forceinline__ Part next_part(const Arguments& args, const Work& work, const Part& part) {
+  return {part.index + 1, args.split > 1 && args.by_tile ? part.tile_end + 1 : group_begin(work, part.index + 2)};
+}
+
+// The consumers' work on the CTA's tiles of a row; without sharing o and shared.groups are the row's sums at the end. Steps count the
+// tiles that pass through shared memory.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim, kHeads>& shared, int thread, int first_step, int end_step,
+                                        Output<kDim, kHeads>& o) {
+  using S = Shape<kDim, kHeads>;
+  clear<kDim, kHeads>(o);
+#pragma unroll 1
+  for (int step = first_step; step < end_step; ++step) {
+    thread = ptx::computed_here(thread);
+    const int group = thread / kGroupThreads, t = thread % kGroupThreads, head = group * S::kGroupHeads + t;
+    const int parity = step % 2, stage = step % kStages;
+    const KeyTile<kDim>& keys = shared.tiles[stage];
+    ptx::mbarrier_wait(&shared.full[stage], step / kStages & 1);
+    float s[kHeads / 4];
+    multiply_keys<kDim, kHeads>(shared, keys, group, s);
+    find_maxima<kDim, kHeads>(shared, keys, group, parity, args.logit_scale, s);
+    ptx::named_barrier_sync(kGroupBarrier + group, kGroupThreads);
+    weigh_keys<kDim, kHeads>(shared, group, parity, s);
+    bool rescales = false;
+    if (t < S::kGroupHeads) {
+      const FoldFactors factors = fold_factors(shared.sums[head].maximum, shared.maxima[parity][head]);
+      shared.keep[parity][head] = factors.keep;
+      shared.gain[parity][head] = factors.gain;
+      rescales = factors.keep != 1.0f;
     }
     ptx::fence_async_proxy();
-    ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
-    if (shared.rescales[parity] != 0) rescale_output<kDim>(shared, o);
-#pragma unroll 1
-    for (int i = 0; i < kPieceTiles && tile + i < end; ++i) {
-      const int stage = (tile + i) % kStages;
-      ptx::mbarrier_wait(&shared.full[stage], (tile + i) / kStages & 1);
-      if (S::kBlocks > 1 || group == 0) add_values<kDim>(shared, shared.tiles[stage], i, group, o);
-      ptx::mbarrier_arrive(&shared.empty[stage]);
+    if (ptx::named_barrier_or(kConsumerBarrier, kConsumers, rescales)) rescale<kDim, kHeads>(shared.keep[parity], o);
+    if (t < S::kGroupHeads) {
+      PartSum after{shared.maxima[parity][head], 0.0f};
+#pragma unroll
+      for (int warp = 0; warp < kGroupThreads / 32; ++warp) after.total += shared.warp_sums[group * (kGroupThreads / 32) + warp][t];
+      PartSum sum = shared.sums[head];
+      fold(sum, after);
+      shared.sums[head] = sum;
+      shared.maxima[parity ^ 1][head] = kNoMaximum;
+    }
+    if (S::kBlocks > 1 || group == 0) add_values<kDim, kHeads>(shared, keys, group, parity, o);
+    ptx::mbarrier_arrive(&shared.empty[stage]);
+    WarpState& state = shared.warps[thread / 32];
+    const int tile_end = state.work.tile_begin + (step + 1 - first_step);
+    if (tile_end == state.part.tile_end && (args.split > 1 || state.work.num_groups > 1)) {
+      hand_over<kDim, kHeads>(args, state, shared, ptx::computed_here(thread), o);
+      __syncwarp();
+      if (thread % 32 == 0) state.part = next_part(args, state.work, state.part);
+      __syncwarp();
     }
   }
-  store_part<kDim>(shared, ptx::computed_here(thread), o);
 }
 
-// The i-th row of this CTA's list: the rows of its cluster, which share the short ones; then again the same rows, of which every CTA has
-// the long ones of its rank. num_parts is not known yet.
-__device__ __forceinline__ OutputShare find_share(const Arguments& args, int i) {
-  const bool alone = i >= args.rows_per_cluster;
-  const int cluster = args.num_ranks.quotient(static_cast<int>(blockIdx.x)), group = args.num_head_tiles.quotient(cluster);
-  OutputShare share;
-  share.row = group * args.rows_per_cluster + (alone ? i - args.rows_per_cluster : i);
-  share.head_begin = (cluster - group * static_cast<int>(args.num_head_tiles.value)) * kHeadTile;
-  share.num_heads = min(args.params.num_heads - share.head_begin, kHeadTile);
-  share.rank = alone ? 0 : static_cast<int>(ptx::cluster_rank());
-  share.num_ranks = alone ? 1 : static_cast<int>(args.num_ranks.value);
-  share.first_part = alone ? static_cast<int>(ptx::cluster_rank()) : 0;
-  share.num_parts = 1;
-  return share;
+// A head's weight and LSE, by its thread. `leads`: of the CTAs that know it, the one that writes the LSE.
+template <int kHeads>
+__device__ __forceinline__ void finish_head(const AttentionParams& params, const OutputHeads& heads, int head, const PartSum& sum,
+                                            float sink, bool leads, OutputScales<kHeads>& scales) {
+  const HeadSums sums = normalise(sum, sink);
+  scales.weights[head] = sums.weight;
+  scales.has_keys[head] = sums.has_keys;
+  if (params.lse == nullptr || !leads || head >= heads.num_heads) return;
+  params.lse[static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head] = sums.lse;
 }
 
-// Whether the i-th row of this CTA's list has keys for it; padding rows are written on the way. The same in all threads.
-__device__ __forceinline__ bool find_work(const Arguments& args, int i, Work& work) {
-  const AttentionParams& params = args.params;
-  const bool alone = i >= args.rows_per_cluster;
-  work.share = find_share(args, i);
-  if (work.share.row >= params.batch.num_tokens) return false;
-  if (alone && args.num_ranks.remainder(i - args.rows_per_cluster) != static_cast<int>(ptx::cluster_rank())) return false;
-  work.position = load_here(params.batch.positions + work.share.row);
-  const int seq_idx = load_here(params.batch.seq_idx + work.share.row);
-  if (work.position < 0) {
-    if (!alone) write_padding(params, work.share, kThreads);
-    return false;
+// The output of a row that one CTA has summed up in registers.
+template <int kDim, int kHeads, AttentionOutput kOutput>
+__device__ __forceinline__ void emit_row(const AttentionParams& params, const OutputHeads& heads, SharedMemory<kDim, kHeads>& shared,
+                                         int thread, const Output<kDim, kHeads>& o) {
+  using S = Shape<kDim, kHeads>;
+  const int group = thread / kGroupThreads, t = thread % kGroupThreads, head = group * S::kGroupHeads + t;
+  if (t < S::kGroupHeads) {
+    PartSum sum = shared.groups[head];
+    fold(sum, shared.sums[head]);  // empty where groups were handed over
+    finish_head(params, heads, head, sum, shared.sinks[head], true, shared.scales);
   }
-  const int row_begin = load_here(params.batch.row_begin + seq_idx), row_end = load_here(params.batch.row_begin + seq_idx + 1);
-  const int slot = load_here(params.batch.slots + seq_idx);
-  if ((row_end - row_begin > kMaxSplitRows) != alone) return false;
-  find_keys(args, seq_idx, slot, work);
-  return true;
+#pragma unroll 1
+  for (int j = 0; j < kHeads / 8; ++j) {
+    if (8 * j >= heads.num_heads) break;
+    if (j == 0) ptx::named_barrier_sync(kConsumerBarrier, kConsumers);  // nobody reads P any more
+    float* output = shared.output(j % 2);
+    if (S::kBlocks > 1 || group == 0) {
+#pragma unroll
+      for (int k = 0; k < kHeads / 8; ++k) {
+        if (k != j) continue;
+#pragma unroll
+        for (int i = 0; i < S::kGroupBlocks; ++i) {
+          stage_output<kDim, kHeads>(output, thread, group * S::kGroupBlocks + i,
+                                     make_float4(o[i][4 * k], o[i][4 * k + 1], o[i][4 * k + 2], o[i][4 * k + 3]));
+        }
+      }
+    }
+    ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
+    emit_head<kDim, kOutput>(params, heads, shared.scales, output, 8 * j + thread / 32, 0, kDim);
+  }
 }
 
-template <int kDim, AttentionOutput kOutput>
+// The factors of all parts of a shared row and what normalises its heads: a thread per head.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void fold_sums(const Arguments& args, const Work& work, const PartMap& map, int unit, int rank,
+                                          SharedMemory<kDim, kHeads>& shared, int head) {
+  constexpr int kAtOnce = 8;
+  const int2* sums = reinterpret_cast<const int2*>(args.part_sums) + static_cast<int64_t>(unit) * args.max_parts * kHeads + head;
+  FoldFactors* factors = shared.part_factors() + head;
+  FoldFactors* group_factors = factors + shared.kMaxParts * kHeads;
+  PartSum in_group, in_row;
+  int group = 0;
+#pragma unroll 1
+  for (int begin = 0; begin < map.num_parts; begin += kAtOnce) {
+    int2 parts[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) parts[k] = __ldcg(sums + static_cast<int64_t>(min(begin + k, map.num_parts - 1)) * kHeads);
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (begin + k >= map.num_parts) break;
+      factors[(begin + k) * kHeads] = fold(in_group, PartSum{parts[k].x, __int_as_float(parts[k].y)});
+      if (!ends_group(args, work, map, begin + k, group)) continue;
+      group_factors[group * kHeads] = fold(in_row, in_group);
+      in_group = PartSum{};
+      ++group;
+    }
+  }
+  finish_head(args.params, work.heads, head, in_row, shared.sinks[head], rank == 0, shared.scales);
+}
+
+// The output of a row that the CTAs of a cluster share: each adds up every split-th share, from scratch memory.
+template <int kDim, int kHeads, AttentionOutput kOutput>
+__device__ __forceinline__ void emit_shares(const Arguments& args, const Work& work, int unit, SharedMemory<kDim, kHeads>& shared,
+                                            int thread) {
+  using S = Shape<kDim, kHeads>;
+  constexpr int kAtOnce = 8;
+  const int rank = cluster_rank();
+  const PartMap map = part_map(args, work);
+  if (thread < kHeads) fold_sums<kDim, kHeads>(args, work, map, unit, rank, shared, thread);
+  ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
+  const FoldFactors* factors = shared.part_factors();
+  const FoldFactors* group_factors = factors + shared.kMaxParts * kHeads;
+  int buffer = 0;
+#pragma unroll 1
+  for (int share = rank; share < S::kShares; share += args.split, buffer ^= 1) {
+    const int j = share / S::kDimShares, dim_share = share % S::kDimShares;
+    if (8 * j >= work.heads.num_heads) break;
+    if (thread < S::kShareThreads) {
+      const int head = 8 * j + thread % 4 * 2;
+      const float4* place = args.parts + static_cast<int64_t>(unit) * args.max_parts * S::kPartVectors + share * S::kShareThreads + thread;
+      float4 in_group = make_float4(0.0f, 0.0f, 0.0f, 0.0f), in_row = in_group;
+      int group = 0;
+#pragma unroll 1
+      for (int begin = 0; begin < map.num_parts; begin += kAtOnce) {
+        float4 parts[kAtOnce];
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) {
+          parts[k] = __ldcg(place + static_cast<int64_t>(min(begin + k, map.num_parts - 1)) * S::kPartVectors);
+        }
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) {
+          if (begin + k >= map.num_parts) break;
+          fold_vectors(factors + (begin + k) * kHeads + head, parts[k], in_group);
+          if (!ends_group(args, work, map, begin + k, group)) continue;
+          fold_vectors(group_factors + group * kHeads + head, in_group, in_row);
+          in_group = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+          ++group;
+        }
+      }
+      stage_output<kDim, kHeads>(shared.output(buffer), thread, dim_share * 2 + thread / kGroupThreads, in_row);
+    }
+    ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
+    emit_head<kDim, kOutput>(args.params, work.heads, shared.scales, shared.output(buffer), 8 * j + thread / 32, dim_share * 128,
+                             min(dim_share * 128 + 128, kDim));
+  }
+}
+
+// What the consumers keep in shared memory about a row.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void begin_row(const Arguments& args, const Work& work, int unit, SharedMemory<kDim, kHeads>& shared,
+                                          int thread) {
+  constexpr int kGroupHeads = Shape<kDim, kHeads>::kGroupHeads;
+  const int t = thread % kGroupThreads, head = thread / kGroupThreads * kGroupHeads + t;
+  if (t < kGroupHeads) {
+    shared.sums[head] = shared.groups[head] = PartSum{};
+    shared.sinks[head] = head < work.heads.num_heads ? args.params.sink[work.heads.head_begin + head] * kLog2E : 0.0f;
+  }
+  if (thread % 32 == 0) shared.warps[thread / 32] = {work, first_part(args, work, cluster_rank()), unit};
+  __syncwarp();
+  if (thread < kRopeDim / 2) shared.scales.rotations[thread] = rope_rotation(work.position, args.params.freqs[thread]);
+}
+
+template <int kDim, int kHeads, AttentionOutput kOutput>
 __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Arguments args) {
   extern __shared__ __align__(kSwizzleAtomBytes) uint8_t memory[];
-  SharedMemory<kDim>& shared = *reinterpret_cast<SharedMemory<kDim>*>(memory);
+  SharedMemory<kDim, kHeads>& shared = *reinterpret_cast<SharedMemory<kDim, kHeads>*>(memory);
   const int thread = threadIdx.x;
   if (thread == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
@@ -566,99 +843,164 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
       ptx::mbarrier_init(&shared.empty[stage], kConsumers);
     }
     ptx::fence_barrier_init();
-    shared.first_tile = 0;
   }
+  if (thread < kHeads) shared.maxima[0][thread] = shared.maxima[1][thread] = kNoMaximum;
   __syncthreads();
   ptx::grid_dependency_wait();
   ptx::grid_launch_dependents();
 
-  const int num_rows = 2 * args.rows_per_cluster;
+  int first_step = 0;
   if (thread >= kConsumers) {
     ptx::decrease_registers<kProducerRegisters>();
-    const int producer = thread - kConsumers;
-    int first_tile = 0;
 #pragma unroll 1
-    for (int i = 0; i < num_rows; ++i) {
+    for (int unit = cluster_index(); unit < args.num_units; unit += num_clusters()) {
       Work work;
-      if (!find_work(args, i, work)) continue;
-      produce<kDim>(args, work, shared, producer, first_tile);
-      if (producer == 0) shared.part.num_parts = work.share.num_parts;
-      __syncwarp();
-      first_tile += work.tile_end - work.tile_begin;
-      sync_row(work.share);  // the parts of all CTAs are there
-      if (producer == 0) shared.first_tile = first_tile;
-      __syncwarp();
-      sync_row(work.share);  // all of them have been read
+      if (!find_unit<kHeads>(args, unit, cluster_rank(), work)) continue;
+      produce<kDim, kHeads>(args, work, shared, thread - kConsumers, first_step);
+      first_step += work.tile_end - work.tile_begin;
     }
   } else {
     ptx::increase_registers<kConsumerRegisters>();
 #pragma unroll 1
-    for (int i = 0; i < num_rows; ++i) {
+    for (int unit = cluster_index(); unit < args.num_units; unit += num_clusters()) {
       Work work;
-      load_queries<kDim>(args.params, find_share(args, i), shared,
-                         ptx::computed_here(thread));  // before it is known whether the row is this CTA's
-      if (!find_work(args, i, work)) continue;
-      // While the first keys are on their way: what the end needs.
-      if (thread < kRopeDim / 2) shared.part.rotations[thread] = rope_rotation(work.position, args.params.freqs[thread]);
-      if (thread < work.share.num_heads) shared.part.sinks[thread] = args.params.sink[work.share.head_begin + thread] * kLog2E;
-      if (thread % 32 == 0) shared.places[thread / 32] = i;  // the main loop needs every register
-      consume<kDim>(shared, thread, args.logit_scale, shared.first_tile, work.tile_end - work.tile_begin);
-      i = shared.places[thread / 32];
-      OutputShare share = find_share(args, i);  // anew: the registers were needed for O
-      sync_row(share);
-      share.num_parts = shared.part.num_parts;
-      weigh_parts<kDim>(args.params, share, shared.part, ptx::computed_here(thread), kConsumers);
-      ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
-      finish<kDim, kOutput>(args.params, share, shared.output(), shared.part, ptx::computed_here(thread), kConsumers / 32);
-      ptx::fence_async_proxy();  // the next row's bulk copies come after these accesses
-      sync_row(share);
+      if (!find_unit<kHeads>(args, unit, cluster_rank(), work)) {
+        if (cluster_rank() == 0) write_padding(args.params, work.heads, thread, kConsumers);
+        continue;
+      }
+      load_queries<kDim, kHeads>(args.params, work.heads, shared, ptx::computed_here(thread));
+      ptx::fence_async_proxy();
+      ptx::named_barrier_sync(kConsumerBarrier, kConsumers);  // Q is there; the row before has been stored
+      begin_row<kDim, kHeads>(args, work, unit, shared, ptx::computed_here(thread));
+      const int end_step = first_step + work.tile_end - work.tile_begin;
+      Output<kDim, kHeads> o;
+      consume<kDim, kHeads>(args, shared, thread, first_step, end_step, o);
+      first_step = end_step;
+      const WarpState& state = shared.warps[ptx::computed_here(thread) / 32];
+      if (args.split == 1) {
+        emit_row<kDim, kHeads, kOutput>(args.params, state.work.heads, shared, ptx::computed_here(thread), o);
+      } else {
+        ptx::cluster_sync();  // the parts are there
+        emit_shares<kDim, kHeads, kOutput>(args, state.work, state.unit, shared, ptx::computed_here(thread));
+      }
+      unit = state.unit;
     }
   }
 }
 
-// CTAs for a row that is split: as few as have no longer runs of pieces than the most CTAs would have for the layer's longest list.
-int num_split_ctas(const AttentionParams& params) {
-  if (params.entries.data != nullptr && params.selected == nullptr) return kMaxSplitCtas;
-  const int num_keys = params.window + (params.entries.data == nullptr ? 0 : params.num_selected);
-  constexpr int kPieceKeys = kPieceTiles * kTileKeys;
-  const int num_pieces = (num_keys + kPieceKeys - 1) / kPieceKeys;
-  const int longest_run = (num_pieces + kMaxSplitCtas - 1) / kMaxSplitCtas;
-  return (num_pieces + longest_run - 1) / longest_run;
+// Who computes what in a launch.
+struct Plan {
+  int heads = kMaxHeads;  // of a CTA
+  int split = 1;
+  bool by_tile = false;
+  int max_parts = 0;
+  int num_clusters = 0;
+};
+
+constexpr int kMaxSplit = 16;
+constexpr int kGpcs = 8, kGpcSms = 16;  // clusters lie within a GPC; some have two SMs more
+
+int64_t part_bytes(int head_dim, int heads) {
+  return static_cast<int64_t>(heads) * (head_dim * sizeof(float) + sizeof(PartSum));
 }
 
-template <int kDim>
-void launch_attention(Context& context, const AttentionParams& params) {
+// What a plan costs, in cycles of one H200 (docs/kernels/attention.md), for rows of `num_tiles` tiles; sets the plan's parts and clusters.
+// Negative: the plan does not do.
+double plan_cost(const AttentionParams& params, int num_sms, int num_tiles, Plan& plan) {
+  const int num_units = params.batch.num_tokens * ((params.num_heads + plan.heads - 1) / plan.heads);
+  const int num_groups = num_tiles > kShortTiles ? kLongGroups : 1;
+  const int64_t bytes = part_bytes(params.head_dim, plan.heads);
+  const double share = plan.heads / 64.0;
+  const double tile_cycles = 1300 + 2300 * share, start_cycles = 4000, store_cycles = 4000 * share;
+  if (plan.split == 1) {
+    plan.num_clusters = num_units < num_sms ? num_units : num_sms;
+    plan.max_parts = num_groups > 1 ? 1 : 0;
+    if (plan.max_parts > 0) {
+      const int64_t most = params.scratch_bytes / bytes;
+      if (most < plan.num_clusters) plan.num_clusters = static_cast<int>(most);
+    }
+    if (plan.num_clusters == 0) return -1;
+    const int rounds = (num_units + plan.num_clusters - 1) / plan.num_clusters;
+    return rounds * (start_cycles + num_tiles * tile_cycles + (num_groups - 1) * 3 * store_cycles + 2500 * share);
+  }
+  plan.num_clusters = num_units;
+  if (num_units > kGpcs * (kGpcSms / plan.split)) return -1;
+  const int first = plan.by_tile ? (num_tiles + plan.split - 1) / plan.split : 0;
+  if (plan.by_tile && num_groups > 1 && (plan.split < kLongGroups || params.head_dim != 512)) return -1;
+  if (!plan.by_tile && plan.split > num_groups) return -1;
+  plan.max_parts = plan.by_tile ? num_tiles - first + 1 : num_groups;
+  if (num_units * plan.max_parts * bytes > params.scratch_bytes) return -1;
+  const int run_tiles = plan.by_tile ? first : (num_tiles + plan.split - 1) / plan.split;
+  const int run_parts = plan.by_tile ? first : (num_groups + plan.split - 1) / plan.split;
+  const int num_shares = plan.heads / 8 * (params.head_dim / 128);
+  const int run_shares = (num_shares + plan.split - 1) / plan.split;
+  return start_cycles + run_tiles * tile_cycles + run_parts * store_cycles + 2500 + run_shares * (400 + 100.0 * plan.max_parts);
+}
+
+// The cheapest plan for the longest rows that the launch may have.
+Plan make_plan(const AttentionParams& params, int num_sms) {
+  int64_t num_keys = params.window;
+  if (params.entries.data != nullptr) {
+    const int64_t bound = static_cast<int64_t>(params.batch.page_table_stride) * params.entries.entries_per_page;
+    num_keys += params.selected != nullptr ? params.num_selected : params.max_visible > 0 ? params.max_visible : bound;
+  }
+  const int num_tiles = static_cast<int>((num_keys + kTileKeys - 1) / kTileKeys);
+  Plan best;
+  double lowest = -1;
+  for (int heads = kMaxHeads; heads >= (params.head_dim == 512 ? 16 : kMaxHeads); heads /= 2) {
+    if (heads < kMaxHeads && params.num_heads <= heads / 2) break;  // smaller tiles of heads would be padding
+    for (int split = 1; split <= kMaxSplit; ++split) {
+      for (const bool by_tile : {true, false}) {
+        Plan plan{heads, split, by_tile && split > 1};
+        const double cost = plan_cost(params, num_sms, num_tiles, plan);
+        if (cost < 0 || (lowest >= 0 && cost >= lowest)) continue;
+        lowest = cost;
+        best = plan;
+      }
+    }
+  }
+  if (lowest < 0) {
+    fail_line("attention: %lld bytes of scratch, expected at least %lld for %lld keys", static_cast<long long>(params.scratch_bytes),
+              static_cast<long long>(part_bytes(params.head_dim, kMaxHeads)), static_cast<long long>(num_keys));
+  }
+  return best;
+}
+
+template <int kDim, int kHeads>
+void launch_attention(Context& context, const AttentionParams& params, const Plan& plan) {
   Arguments args{};
   args.params = params;
   args.ring_page_bytes = KvEntryLayout{kDim}.page_bytes(params.ring.ring_size);
   args.entry_page_bytes = params.entries.data == nullptr ? 0 : KvEntryLayout{kDim}.page_bytes(params.entries.entries_per_page);
   args.logit_scale = params.softmax_scale * kLog2E;
-  const int num_head_tiles = (params.num_heads + kHeadTile - 1) / kHeadTile;
-  const bool all_long = params.min_new_tokens > kMaxSplitRows;
-  const bool all_short = params.max_new_tokens > 0 && params.max_new_tokens <= kMaxSplitRows;
-  LaunchConfig config;
-  config.block = dim3(kThreads);
-  config.shared_bytes = sizeof(SharedMemory<kDim>);
-  config.cluster_size = all_long ? 1 : num_split_ctas(params);
-  args.rows_per_cluster = all_short ? 1 : config.cluster_size;
-  args.num_ranks = Divisor(config.cluster_size);
+  const int num_head_tiles = (params.num_heads + kHeads - 1) / kHeads;
+  args.num_units = params.batch.num_tokens * num_head_tiles;
+  args.split = plan.split;
+  args.by_tile = plan.by_tile;
+  args.max_parts = plan.max_parts;
+  args.parts = static_cast<float4*>(params.scratch);
+  args.part_sums =
+      reinterpret_cast<PartSum*>(args.parts + static_cast<int64_t>(args.num_units) * plan.max_parts * Shape<kDim, kHeads>::kPartVectors);
   args.num_head_tiles = Divisor(num_head_tiles);
   args.ring_size = Divisor(params.ring.ring_size);
   if (params.entries.data != nullptr) {
     args.ratio = Divisor(params.ratio);
     args.entries_per_page = Divisor(params.entries.entries_per_page);
   }
-  const int num_groups = (params.batch.num_tokens + args.rows_per_cluster - 1) / args.rows_per_cluster;
-  config.grid = dim3(static_cast<unsigned>(num_groups) * static_cast<unsigned>(num_head_tiles * config.cluster_size));
+  LaunchConfig config;
+  config.grid = dim3(static_cast<unsigned>(plan.num_clusters * plan.split));
+  config.block = dim3(kThreads);
+  config.shared_bytes = sizeof(SharedMemory<kDim, kHeads>);
+  config.cluster_size = plan.split;
   switch (params.output) {
     case AttentionOutput::kBf16:
-      return launch(context, "attention", attention_kernel<kDim, AttentionOutput::kBf16>, config, args);
+      return launch(context, "attention", attention_kernel<kDim, kHeads, AttentionOutput::kBf16>, config, args);
     case AttentionOutput::kFp32:
-      return launch(context, "attention", attention_kernel<kDim, AttentionOutput::kFp32>, config, args);
+      return launch(context, "attention", attention_kernel<kDim, kHeads, AttentionOutput::kFp32>, config, args);
     case AttentionOutput::kFp8:
-      return launch(context, "attention", attention_kernel<kDim, AttentionOutput::kFp8>, config, args);
+      return launch(context, "attention", attention_kernel<kDim, kHeads, AttentionOutput::kFp8>, config, args);
     case AttentionOutput::kFp4:
-      return launch(context, "attention", attention_kernel<kDim, AttentionOutput::kFp4>, config, args);
+      return launch(context, "attention", attention_kernel<kDim, kHeads, AttentionOutput::kFp4>, config, args);
   }
 }
 
@@ -672,17 +1014,22 @@ void attention(Context& context, const AttentionParams& params) {
   if (params.entries.data != nullptr && (params.ratio < 1 || params.entries.entries_per_page < 1)) {
     fail_line("attention: ratio %d, %d entries per page, expected at least 1", params.ratio, params.entries.entries_per_page);
   }
+  if (params.head_dim != 64 && params.head_dim != 128 && params.head_dim != 256 && params.head_dim != 512) {
+    fail_line("attention: head_dim %d, expected 64, 128, 256 or 512", params.head_dim);
+  }
+  if (params.batch.num_tokens == 0) return;
+  const Plan plan = make_plan(params, context.num_sms);
   switch (params.head_dim) {
     case 64:
-      return launch_attention<64>(context, params);
+      return launch_attention<64, 64>(context, params, plan);
     case 128:
-      return launch_attention<128>(context, params);
+      return launch_attention<128, 64>(context, params, plan);
     case 256:
-      return launch_attention<256>(context, params);
-    case 512:
-      return launch_attention<512>(context, params);
+      return launch_attention<256, 64>(context, params, plan);
     default:
-      fail_line("attention: head_dim %d, expected 64, 128, 256 or 512", params.head_dim);
+      if (plan.heads == 16) return launch_attention<512, 16>(context, params, plan);
+      if (plan.heads == 32) return launch_attention<512, 32>(context, params, plan);
+      return launch_attention<512, 64>(context, params, plan);
   }
 }
 
