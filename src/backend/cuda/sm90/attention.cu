@@ -261,16 +261,18 @@ __device__ __forceinline__ void produce(const Arguments& args, const Work& work,
   }
 }
 
-// Q [kHeads, kDim] into shared memory as f16, in the order of key_fragments(); heads beyond the model's are zeros.
+// Q [kHeads, kDim] into shared memory as f16, in the order of key_fragments(); heads beyond the model's are zeros. Returns what the thread
+// works out while Q is on its way: the rotation of its pair of dims (of the first kRopeDim/2 threads).
 template <int kDim, int kHeads>
-__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputHeads& heads, SharedMemory<kDim, kHeads>& shared,
-                                             int thread) {
+__device__ __forceinline__ Rotation load_queries(const AttentionParams& params, const OutputHeads& heads, int position,
+                                                 SharedMemory<kDim, kHeads>& shared, int thread) {
   constexpr int kBlocks = Shape<kDim, kHeads>::kBlocks;
   constexpr int kItems = kHeads / 4 * kBlocks / (kConsumers / 32);  // of a warp: 4 heads × a block
   constexpr int kAtOnce = kItems < 8 ? kItems : 8;
   static_assert(kItems % kAtOnce == 0);
   const Bf16* q = params.q + (static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin) * kDim;
   const int warp = thread / 32, chunk = thread % 8, head_in_group = thread % 32 / 8;
+  Rotation rotation{};
 #pragma unroll 1
   for (int begin = 0; begin < kItems; begin += kAtOnce) {
     uint4 chunks[kAtOnce];
@@ -282,6 +284,7 @@ __device__ __forceinline__ void load_queries(const AttentionParams& params, cons
                       ? *reinterpret_cast<const uint4*>(q + static_cast<int64_t>(head) * kDim + block * kBlockDims + chunk * 8)
                       : make_uint4(0, 0, 0, 0);
     }
+    if (begin == 0 && thread < kRopeDim / 2) rotation = rope_rotation(position, params.freqs[thread]);
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       const int item = (begin + j) * (kConsumers / 32) + warp;
@@ -294,6 +297,7 @@ __device__ __forceinline__ void load_queries(const AttentionParams& params, cons
       }
     }
   }
+  return rotation;
 }
 
 template <int kCount>
@@ -312,10 +316,13 @@ __device__ __forceinline__ void multiply_keys(SharedMemory<kDim, kHeads>& shared
                                               float (&s)[kHeads / 4]) {
   constexpr int kBlocks = Shape<kDim, kHeads>::kBlocks, kGroupHeads = Shape<kDim, kHeads>::kGroupHeads;
   Fragments a[2];
+  RawKeys raw;
+  load_keys<kDim>(tile, 0, raw);
 #pragma unroll
   for (int block = 0; block < kBlocks; ++block) {
     Fragments& fragments = a[block % 2];
-    key_fragments<kDim>(tile, block, fragments);
+    key_fragments<kDim>(raw, block, fragments);
+    if (block + 1 < kBlocks) load_keys<kDim>(tile, block + 1, raw);
     fence_operands(fragments);
     fence_operands(s);
     ptx::wgmma_fence();
@@ -377,7 +384,7 @@ __device__ __forceinline__ void find_maxima(SharedMemory<kDim, kHeads>& shared, 
                                             float scale, float (&s)[kHeads / 4]) {
   constexpr int kHeadGroups = Shape<kDim, kHeads>::kHeadGroups;
   const int lane = threadIdx.x % 32;
-  const int key = threadIdx.x / 32 % 4 * 16 + lane / 4;
+  const int key = key_of_row(threadIdx.x / 32 % 4 * 16 + lane / 4);
   const float bias[2] = {tile.bias[key], tile.bias[key + 8]};
   float largest[2 * kHeadGroups];
 #pragma unroll
@@ -566,18 +573,26 @@ __device__ __forceinline__ void fold_part(const SharedMemory<kDim, kHeads>& shar
   }
 }
 
-// A fragment's four values (rows g and g + 8, heads 2q and 2q + 1) of block `block` into an output buffer.
-template <int kDim, int kHeads>
-__device__ __forceinline__ void stage_output(float* output, int thread, int block, const float4& o) {
-  const int lane = thread % 32, g = lane / 4, q = lane % 4, warp = thread / 32 % 4;
-  const bool is_rotated = block == Shape<kDim, kHeads>::kBlocks - 1;
-  const int dim = block * kBlockDims + warp * 16 + (is_rotated ? g : 2 * g), upper = dim + (is_rotated ? 8 : 1);
-  output[output_offset<kDim>(2 * q, dim)] = o.x;
-  output[output_offset<kDim>(2 * q + 1, dim)] = o.y;
-  output[output_offset<kDim>(2 * q, upper)] = o.z;
-  output[output_offset<kDim>(2 * q + 1, upper)] = o.w;
+// Where a thread's values of block 0 go in an output buffer: of rows g and g + 8 of its warp's 16 and head 2q of eight.
+struct StagePlaces {
+  float* rows[2];
+};
+
+template <int kDim>
+__device__ __forceinline__ StagePlaces stage_places(float* output, int thread, bool is_rotated) {
+  const int lane = thread % 32, g = lane / 4, q = lane % 4, dim = thread / 32 % 4 * 16 + (is_rotated ? g : 2 * g);
+  const int place = output_offset<kDim>(2 * q, dim);
+  return {output + place, output + (place ^ (is_rotated ? 8 : 1))};
 }
 
+// The four values of a vector of a block: heads 2q and 2q + 1 of row g, then of row g + 8.
+template <int kDim>
+__device__ __forceinline__ void stage_output(const StagePlaces& places, int block, float o0, float o1, float o2, float o3) {
+  places.rows[0][block * kBlockDims] = o0;
+  places.rows[0][block * kBlockDims + kDim] = o1;
+  places.rows[1][block * kBlockDims] = o2;
+  places.rows[1][block * kBlockDims + kDim] = o3;
+}
 // How the parts of a shared row lie in scratch memory: of rank 0 all tiles together, of the others tile by tile; or group by group.
 struct PartMap {
   int first_tiles;  // of part 0
@@ -649,53 +664,92 @@ __device__ __forceinline__ Part next_part(const Arguments& args, const Work& wor
   return {part.index + 1, args.split > 1 && args.by_tile ? part.tile_end + 1 : group_begin(work, part.index + 2)};
 }
 
+// P of a tile and what its sums are added with; not known to the other warpgroup yet. Returns whether the sums before are to be rescaled,
+// of the calling thread's head.
+template <int kDim, int kHeads>
+__device__ __forceinline__ bool prepare_tile(SharedMemory<kDim, kHeads>& shared, int thread, int step, float logit_scale) {
+  using S = Shape<kDim, kHeads>;
+  const int group = thread / kGroupThreads, t = thread % kGroupThreads, head = group * S::kGroupHeads + t;
+  const int parity = step % 2, stage = step % kStages;
+  const KeyTile<kDim>& keys = shared.tiles[stage];
+  ptx::mbarrier_wait(&shared.full[stage], step / kStages & 1);
+  float s[kHeads / 4];
+  multiply_keys<kDim, kHeads>(shared, keys, group, s);
+  find_maxima<kDim, kHeads>(shared, keys, group, parity, logit_scale, s);
+  ptx::named_barrier_sync(kGroupBarrier + group, kGroupThreads);
+  weigh_keys<kDim, kHeads>(shared, group, parity, s);
+  bool rescales = false;
+  if (t < S::kGroupHeads) {
+    const FoldFactors factors = fold_factors(shared.sums[head].maximum, shared.maxima[parity][head]);
+    shared.keep[parity][head] = factors.keep;
+    shared.gain[parity][head] = factors.gain;
+    shared.maxima[parity ^ 1][head] = kNoMaximum;  // of the tile before, which its thread alone still reads
+    rescales = factors.keep != 1.0f;
+  }
+  ptx::fence_async_proxy();
+  return rescales;
+}
+
+// Both warpgroups have prepared the tile. Returns whether a head's sums are to be rescaled.
+template <int kDim, int kHeads>
+__device__ __forceinline__ bool meet(SharedMemory<kDim, kHeads>& shared, int thread, int step, bool rescales) {
+  using S = Shape<kDim, kHeads>;
+  const int group = thread / kGroupThreads, t = thread % kGroupThreads, head = group * S::kGroupHeads + t;
+  const bool any = ptx::named_barrier_or(kConsumerBarrier, kConsumers, rescales);
+  if (t < S::kGroupHeads) {
+    PartSum after{shared.maxima[step % 2][head], 0.0f};
+#pragma unroll
+    for (int warp = 0; warp < kGroupThreads / 32; ++warp) after.total += shared.warp_sums[group * (kGroupThreads / 32) + warp][t];
+    PartSum sum = shared.sums[head];
+    fold(sum, after);
+    shared.sums[head] = sum;
+  }
+  return any;
+}
+
+// o and shared.sums += the tiles of a part. Warpgroup 0 prepares a tile before it multiplies the values of the one before it, warpgroup 1
+// after that: so one of them keeps the tensor cores busy while the other is busy with probabilities.
+template <int kDim, int kHeads>
+__device__ __forceinline__ void sum_tiles(SharedMemory<kDim, kHeads>& shared, int thread, float logit_scale, int first_step, int end_step,
+                                          Output<kDim, kHeads>& o) {
+  using S = Shape<kDim, kHeads>;
+  const int late = thread < kGroupThreads ? 1 : 0;
+  bool rescales = false;
+#pragma unroll 1
+  for (int step = first_step; step < end_step + late; ++step) {
+    thread = ptx::computed_here(thread);
+    bool mine = false;
+    if (step < end_step) mine = prepare_tile<kDim, kHeads>(shared, thread, step, logit_scale);
+    if (late == 0) rescales = meet<kDim, kHeads>(shared, thread, step, mine);
+    const int ready = step - late;
+    if (ready >= first_step) {
+      const int stage = ready % kStages;
+      if (rescales) rescale<kDim, kHeads>(shared.keep[ready % 2], o);
+      if (S::kBlocks > 1 || late == 1) add_values<kDim, kHeads>(shared, shared.tiles[stage], 1 - late, ready % 2, o);
+      ptx::mbarrier_arrive(&shared.empty[stage]);
+    }
+    if (late == 1 && step < end_step) rescales = meet<kDim, kHeads>(shared, thread, step, mine);
+  }
+}
+
 // The consumers' work on the CTA's tiles of a row; without sharing o and shared.groups are the row's sums at the end. Steps count the
 // tiles that pass through shared memory.
 template <int kDim, int kHeads>
 __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim, kHeads>& shared, int thread, int first_step, int end_step,
                                         Output<kDim, kHeads>& o) {
-  using S = Shape<kDim, kHeads>;
   clear<kDim, kHeads>(o);
 #pragma unroll 1
-  for (int step = first_step; step < end_step; ++step) {
-    thread = ptx::computed_here(thread);
-    const int group = thread / kGroupThreads, t = thread % kGroupThreads, head = group * S::kGroupHeads + t;
-    const int parity = step % 2, stage = step % kStages;
-    const KeyTile<kDim>& keys = shared.tiles[stage];
-    ptx::mbarrier_wait(&shared.full[stage], step / kStages & 1);
-    float s[kHeads / 4];
-    multiply_keys<kDim, kHeads>(shared, keys, group, s);
-    find_maxima<kDim, kHeads>(shared, keys, group, parity, args.logit_scale, s);
-    ptx::named_barrier_sync(kGroupBarrier + group, kGroupThreads);
-    weigh_keys<kDim, kHeads>(shared, group, parity, s);
-    bool rescales = false;
-    if (t < S::kGroupHeads) {
-      const FoldFactors factors = fold_factors(shared.sums[head].maximum, shared.maxima[parity][head]);
-      shared.keep[parity][head] = factors.keep;
-      shared.gain[parity][head] = factors.gain;
-      rescales = factors.keep != 1.0f;
-    }
-    ptx::fence_async_proxy();
-    if (ptx::named_barrier_or(kConsumerBarrier, kConsumers, rescales)) rescale<kDim, kHeads>(shared.keep[parity], o);
-    if (t < S::kGroupHeads) {
-      PartSum after{shared.maxima[parity][head], 0.0f};
-#pragma unroll
-      for (int warp = 0; warp < kGroupThreads / 32; ++warp) after.total += shared.warp_sums[group * (kGroupThreads / 32) + warp][t];
-      PartSum sum = shared.sums[head];
-      fold(sum, after);
-      shared.sums[head] = sum;
-      shared.maxima[parity ^ 1][head] = kNoMaximum;
-    }
-    if (S::kBlocks > 1 || group == 0) add_values<kDim, kHeads>(shared, keys, group, parity, o);
-    ptx::mbarrier_arrive(&shared.empty[stage]);
-    WarpState& state = shared.warps[thread / 32];
-    const int tile_end = state.work.tile_begin + (step + 1 - first_step);
-    if (tile_end == state.part.tile_end && (args.split > 1 || state.work.num_groups > 1)) {
-      hand_over<kDim, kHeads>(args, state, shared, ptx::computed_here(thread), o);
-      __syncwarp();
-      if (thread % 32 == 0) state.part = next_part(args, state.work, state.part);
-      __syncwarp();
-    }
+  for (int step = first_step; step < end_step;) {
+    const WarpState& state = shared.warps[ptx::computed_here(thread) / 32];
+    const int part_end = min(end_step, first_step + state.part.tile_end - state.work.tile_begin);
+    sum_tiles<kDim, kHeads>(shared, thread, args.logit_scale, step, part_end, o);
+    step = part_end;
+    if (args.split == 1 && step == end_step && shared.warps[ptx::computed_here(thread) / 32].work.num_groups == 1) break;
+    WarpState& after = shared.warps[ptx::computed_here(thread) / 32];
+    hand_over<kDim, kHeads>(args, after, shared, ptx::computed_here(thread), o);
+    __syncwarp();
+    if (ptx::computed_here(thread) % 32 == 0) after.part = next_part(args, after.work, after.part);
+    __syncwarp();
   }
 }
 
@@ -727,13 +781,15 @@ __device__ __forceinline__ void emit_row(const AttentionParams& params, const Ou
     if (j == 0) ptx::named_barrier_sync(kConsumerBarrier, kConsumers);  // nobody reads P any more
     float* output = shared.output(j % 2);
     if (S::kBlocks > 1 || group == 0) {
+      const StagePlaces plain = stage_places<kDim>(output, thread, false), rotated = stage_places<kDim>(output, thread, true);
+      const int first_block = group * S::kGroupBlocks;
 #pragma unroll
       for (int k = 0; k < kHeads / 8; ++k) {
         if (k != j) continue;
 #pragma unroll
         for (int i = 0; i < S::kGroupBlocks; ++i) {
-          stage_output<kDim, kHeads>(output, thread, group * S::kGroupBlocks + i,
-                                     make_float4(o[i][4 * k], o[i][4 * k + 1], o[i][4 * k + 2], o[i][4 * k + 3]));
+          const StagePlaces& places = is_rotated_block<kDim, kHeads>(first_block + i, i) ? rotated : plain;
+          stage_output<kDim>(places, first_block + i, o[i][4 * k], o[i][4 * k + 1], o[i][4 * k + 2], o[i][4 * k + 3]);
         }
       }
     }
@@ -809,7 +865,9 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& w
           ++group;
         }
       }
-      stage_output<kDim, kHeads>(shared.output(buffer), thread, dim_share * 2 + thread / kGroupThreads, in_row);
+      const int block = dim_share * 2 + thread / kGroupThreads;
+      stage_output<kDim>(stage_places<kDim>(shared.output(buffer), thread, block == S::kBlocks - 1), block, in_row.x, in_row.y, in_row.z,
+                         in_row.w);
     }
     ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
     emit_head<kDim, kOutput>(args.params, work.heads, shared.scales, shared.output(buffer), 8 * j + thread / 32, dim_share * 128,
@@ -819,8 +877,8 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& w
 
 // What the consumers keep in shared memory about a row.
 template <int kDim, int kHeads>
-__device__ __forceinline__ void begin_row(const Arguments& args, const Work& work, int unit, SharedMemory<kDim, kHeads>& shared,
-                                          int thread) {
+__device__ __forceinline__ void begin_row(const Arguments& args, const Work& work, int unit, const Rotation& rotation,
+                                          SharedMemory<kDim, kHeads>& shared, int thread) {
   constexpr int kGroupHeads = Shape<kDim, kHeads>::kGroupHeads;
   const int t = thread % kGroupThreads, head = thread / kGroupThreads * kGroupHeads + t;
   if (t < kGroupHeads) {
@@ -829,7 +887,7 @@ __device__ __forceinline__ void begin_row(const Arguments& args, const Work& wor
   }
   if (thread % 32 == 0) shared.warps[thread / 32] = {work, first_part(args, work, cluster_rank()), unit};
   __syncwarp();
-  if (thread < kRopeDim / 2) shared.scales.rotations[thread] = rope_rotation(work.position, args.params.freqs[thread]);
+  if (thread < kRopeDim / 2) shared.scales.rotations[thread] = rotation;
 }
 
 template <int kDim, int kHeads, AttentionOutput kOutput>
@@ -868,10 +926,10 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
         if (cluster_rank() == 0) write_padding(args.params, work.heads, thread, kConsumers);
         continue;
       }
-      load_queries<kDim, kHeads>(args.params, work.heads, shared, ptx::computed_here(thread));
+      const Rotation rotation = load_queries<kDim, kHeads>(args.params, work.heads, work.position, shared, ptx::computed_here(thread));
       ptx::fence_async_proxy();
       ptx::named_barrier_sync(kConsumerBarrier, kConsumers);  // Q is there; the row before has been stored
-      begin_row<kDim, kHeads>(args, work, unit, shared, ptx::computed_here(thread));
+      begin_row<kDim, kHeads>(args, work, unit, rotation, shared, ptx::computed_here(thread));
       const int end_step = first_step + work.tile_end - work.tile_begin;
       Output<kDim, kHeads> o;
       consume<kDim, kHeads>(args, shared, thread, first_step, end_step, o);
