@@ -57,7 +57,7 @@ struct AttentionParams {
 
 // Bytes of sums that the parts of a GPU hand over. The most that is of use in any step of `num_tokens` rows.
 inline constexpr int64_t kAttentionMaxScratch = int64_t{40} << 20;
-inline constexpr int64_t kAttentionMinScratch = int64_t{64} * (512 * 4 + 8);
+inline constexpr int64_t kAttentionMinScratch = int64_t{64} * 512 * 4 + 4096;
 constexpr int64_t attention_scratch_bytes(int64_t num_tokens, int64_t num_heads, int64_t head_dim) {
   const int64_t part = (num_heads + 63) / 64 * 64 * (head_dim * 4 + 8);
   const int64_t all = num_tokens * 132 * part;

@@ -1,5 +1,5 @@
 // The end of attention: sums of products become the output of the op. Parts of a row's keys are added in one order, whoever computed them
-// (fold()); then normalised, rotated back, converted and stored, one warp per head, through shared memory (emit_heads()).
+// (fold()); then normalised, rotated back, converted and stored (store_output()).
 #pragma once
 
 #include "backend/cuda/block/quantize.h"
@@ -46,20 +46,20 @@ __device__ __forceinline__ FoldFactors fold(PartSum& sum, const PartSum& after) 
   return factors;
 }
 
-// Four values of two neighbouring heads, of the first one x and z.
-__device__ __forceinline__ void fold_vectors(const FoldFactors* factors, const float4& after, float4& sum) {
-  const FoldFactors first = factors[0], second = factors[1];
-  sum = make_float4(fold(sum.x, after.x, first.keep, first.gain), fold(sum.y, after.y, second.keep, second.gain),
-                    fold(sum.z, after.z, first.keep, first.gain), fold(sum.w, after.w, second.keep, second.gain));
+// Values of two heads: x and y of the first, z and w of the second.
+__device__ __forceinline__ void fold_vectors(const FoldFactors (&factors)[2], const float4& after, float4& sum) {
+  sum = make_float4(fold(sum.x, after.x, factors[0].keep, factors[0].gain), fold(sum.y, after.y, factors[0].keep, factors[0].gain),
+                    fold(sum.z, after.z, factors[1].keep, factors[1].gain), fold(sum.w, after.w, factors[1].keep, factors[1].gain));
 }
 
-// What normalises a head, and its LSE. `sink`: times log2(e).
+// What normalises a head, and its LSE.
 struct HeadSums {
   float weight;  // 1 / Σ; 0 for a row without keys, whose output is zeros
   bool has_keys;
   float lse;
 };
 
+// `sink`: times log2(e).
 __device__ __forceinline__ HeadSums normalise(const PartSum& sum, float sink) {
   constexpr float kLn2 = 0.693147180559945309417f;
   const float maximum = static_cast<float>(sum.maximum);
@@ -77,30 +77,6 @@ struct OutputHeads {
   int row;
   int head_begin, num_heads;
 };
-
-// What the CTA knows of its heads.
-template <int kHeads>
-struct OutputScales {
-  float weights[kHeads];
-  bool has_keys[kHeads];
-  Rotation rotations[kRopeDim / 2];
-};
-
-inline constexpr int kEmitHeads = 8;  // that are stored together, one per warp
-
-// Index of an element in the fp32 buffer [kEmitHeads, kDim]. Dims are permuted by the head, so that the lanes of a wgmma fragment write to
-// different banks: groups of 16 change places in every second pair of heads, neighbours in the upper half of every eight.
-template <int kDim>
-__device__ __forceinline__ int output_offset(int head, int dim) {
-  return head * kDim + (dim ^ (head >> 1 & 1) << 4 ^ (head >> 2 & 1));
-}
-
-// Four neighbouring dims of a head.
-template <int kDim>
-__device__ __forceinline__ float4 load_output(const float* output, int head, int dim) {
-  const float4 o = *reinterpret_cast<const float4*>(output + (output_offset<kDim>(head, dim) & ~3));
-  return (head >> 2 & 1) != 0 ? make_float4(o.y, o.x, o.w, o.z) : o;
-}
 
 // Zeros for the heads.
 __device__ __forceinline__ void write_padding(const AttentionParams& params, const OutputHeads& heads, int thread, int num_threads) {
@@ -120,10 +96,12 @@ __device__ __forceinline__ void write_padding(const AttentionParams& params, con
   for (int i = thread; i < heads.num_heads; i += num_threads) params.lse[first + i] = __int_as_float(0xff800000);
 }
 
-// The end of the way: four neighbouring dims of a head, normalised but not rounded. All lanes of a warp call store() with 128 dims;
-// `inside`: the dims exist. `first`: the row's head in units of heads. rotations: of the two pairs, nullptr outside the rotated dims.
+// Vectors of four neighbouring dims, 16 dims apart, that a lane holds of a head and stores at once, and with the three other lanes of its
+// quad all dims in between: what shares a scale, or one vector.
 template <int kDim, AttentionOutput kOutput>
-struct OutputStore;
+inline constexpr int kOutputVectors = kOutput == AttentionOutput::kFp8   ? (kDim < kAttentionFp8Block ? kDim : kAttentionFp8Block) / 16
+                                      : kOutput == AttentionOutput::kFp4 ? kAttentionFp4Block / 16
+                                                                         : 1;
 
 // bf(o), rotated back → bf.
 __device__ __forceinline__ void round_and_rotate(const Rotation* rotations, float (&o)[4]) {
@@ -134,96 +112,72 @@ __device__ __forceinline__ void round_and_rotate(const Rotation* rotations, floa
   rotate_back(o[2], o[3], rotations[1]);
 }
 
-__device__ __forceinline__ float largest_magnitude(const float (&o)[4]) {
-  return fmaxf(fmaxf(fabsf(o[0]), fabsf(o[1])), fmaxf(fabsf(o[2]), fabsf(o[3])));
+// The largest magnitude of the quad's vectors.
+template <int kVectors>
+__device__ __forceinline__ float quad_amax(const float (&o)[kVectors][4]) {
+  float amax = 0.0f;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) amax = fmaxf(amax, fabsf(o[v][i]));
+  }
+  amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, 1));
+  return fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, 2));
 }
 
-template <int kDim>
-struct OutputStore<kDim, AttentionOutput::kFp32> {
-  static __device__ __forceinline__ void store(const AttentionParams& params, int64_t first, int dim, bool inside,
-                                               const Rotation* rotations, float (&o)[4]) {
-    if (!inside) return;
-    if (rotations != nullptr) {
+// The end of the way, normalised but not rounded: o[v] are dims `dim` + 16v … + 3 of a head, dim = 4·(lane % 4) modulo 16. All lanes of a
+// warp call it; `valid`: the head exists. `head`: the row's head in units of heads. rotations: all pairs; used for the rotated dims of
+// heads that have keys.
+template <int kDim, AttentionOutput kOutput>
+__device__ __forceinline__ void store_output(const AttentionParams& params, int64_t head, int dim, bool valid, bool has_keys,
+                                             const Rotation* rotations, float (&o)[kOutputVectors<kDim, kOutput>][4]) {
+  constexpr int kVectors = kOutputVectors<kDim, kOutput>;
+  uint8_t* out = static_cast<uint8_t*>(params.out);
+  const auto rotations_of = [&](int v) {
+    const int rotated = dim + 16 * v - (kDim - kRopeDim);
+    return rotated >= 0 && has_keys ? rotations + rotated / 2 : nullptr;
+  };
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float even = o[2 * i], odd = o[2 * i + 1];
-        o[2 * i] = even * rotations[i].cos + odd * rotations[i].sin;
-        o[2 * i + 1] = odd * rotations[i].cos - even * rotations[i].sin;
-      }
+  for (int v = 0; v < kVectors && kOutput != AttentionOutput::kFp32; ++v) round_and_rotate(rotations_of(v), o[v]);
+  if constexpr (kOutput == AttentionOutput::kFp32) {
+    const Rotation* pair = rotations_of(0);
+#pragma unroll
+    for (int i = 0; i < 2 && pair != nullptr; ++i) {
+      const float even = o[0][2 * i], odd = o[0][2 * i + 1];
+      o[0][2 * i] = even * pair[i].cos + odd * pair[i].sin;
+      o[0][2 * i + 1] = odd * pair[i].cos - even * pair[i].sin;
     }
-    *reinterpret_cast<float4*>(static_cast<float*>(params.out) + first * kDim + dim) = make_float4(o[0], o[1], o[2], o[3]);
-  }
-};
-
-template <int kDim>
-struct OutputStore<kDim, AttentionOutput::kBf16> {
-  static __device__ __forceinline__ void store(const AttentionParams& params, int64_t first, int dim, bool inside,
-                                               const Rotation* rotations, float (&o)[4]) {
-    if (!inside) return;
-    round_and_rotate(rotations, o);
-    *reinterpret_cast<uint2*>(static_cast<Bf16*>(params.out) + first * kDim + dim) =
-        make_uint2(ptx::convert_bf16x2(o[1], o[0]), ptx::convert_bf16x2(o[3], o[2]));
-  }
-};
-
-template <int kDim>
-struct OutputStore<kDim, AttentionOutput::kFp8> {
-  static __device__ __forceinline__ void store(const AttentionParams& params, int64_t first, int dim, bool inside,
-                                               const Rotation* rotations, float (&o)[4]) {
+    if (valid) *reinterpret_cast<float4*>(out + (head * kDim + dim) * 4) = make_float4(o[0][0], o[0][1], o[0][2], o[0][3]);
+  } else if constexpr (kOutput == AttentionOutput::kBf16) {
+    if (!valid) return;
+    *reinterpret_cast<uint2*>(out + (head * kDim + dim) * 2) =
+        make_uint2(ptx::convert_bf16x2(o[0][1], o[0][0]), ptx::convert_bf16x2(o[0][3], o[0][2]));
+  } else if constexpr (kOutput == AttentionOutput::kFp8) {
+    const uint32_t scale_code = fp8_scale_code(quad_amax(o));
+    const float inverse = inverse_scale(scale_code);
+    if (!valid) return;
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      const uint32_t low = ptx::convert_e4m3x2(o[v][1] * inverse, o[v][0] * inverse);
+      const uint32_t high = ptx::convert_e4m3x2(o[v][3] * inverse, o[v][2] * inverse);
+      *reinterpret_cast<uint32_t*>(out + head * kDim + dim + 16 * v) = low | high << 16;
+    }
     constexpr int kScales = (kDim + kAttentionFp8Block - 1) / kAttentionFp8Block;
-    round_and_rotate(rotations, o);
-    const uint32_t scale_code = fp8_scale_code(warp_max(inside ? largest_magnitude(o) : 0.0f));
-    if (!inside) return;
+    if (dim % 16 == 0) params.out_scales[head * kScales + dim / kAttentionFp8Block] = static_cast<uint8_t>(scale_code);
+  } else if constexpr (kOutput == AttentionOutput::kFp4) {
+    const uint32_t scale_code = fp4_scale_code(quad_amax(o));
     const float inverse = inverse_scale(scale_code);
-    const uint32_t low = ptx::convert_e4m3x2(o[1] * inverse, o[0] * inverse), high = ptx::convert_e4m3x2(o[3] * inverse, o[2] * inverse);
-    *reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(params.out) + first * kDim + dim) = low | high << 16;
-    if (dim % kAttentionFp8Block == 0) params.out_scales[first * kScales + dim / kAttentionFp8Block] = static_cast<uint8_t>(scale_code);
-  }
-};
-
-template <int kDim>
-struct OutputStore<kDim, AttentionOutput::kFp4> {
-  static __device__ __forceinline__ void store(const AttentionParams& params, int64_t first, int dim, bool inside,
-                                               const Rotation* rotations, float (&o)[4]) {
-    round_and_rotate(rotations, o);
-    float amax = largest_magnitude(o);
+    if (!valid) return;
 #pragma unroll
-    for (int distance = kAttentionFp4Block / 8; distance > 0; distance /= 2) {
-      amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, distance));
+    for (int v = 0; v < kVectors; ++v) {
+      uint32_t codes = 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) codes |= float_to_e2m1_code(o[v][i] * inverse) << (4 * i);
+      *reinterpret_cast<uint16_t*>(out + (head * kDim + dim + 16 * v) / 2) = static_cast<uint16_t>(codes);
     }
-    if (!inside) return;
-    const uint32_t scale_code = fp4_scale_code(amax);
-    const float inverse = inverse_scale(scale_code);
-    uint32_t codes = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) codes |= float_to_e2m1_code(o[i] * inverse) << (4 * i);
-    *reinterpret_cast<uint16_t*>(static_cast<uint8_t*>(params.out) + (first * kDim + dim) / 2) = static_cast<uint16_t>(codes);
-    if (dim % kAttentionFp4Block == 0) {
-      params.out_scales[first * (kDim / kAttentionFp4Block) + dim / kAttentionFp4Block] = static_cast<uint8_t>(scale_code);
+    if (dim % 16 == 0) {
+      params.out_scales[head * (kDim / kAttentionFp4Block) + dim / kAttentionFp4Block] = static_cast<uint8_t>(scale_code);
     }
-  }
-};
-
-// Stores one of the buffer's heads, kColumns dims at a time from `dim_begin` to `dim_end`: a warp's work. `head`: counted in the CTA's
-// heads.
-template <int kDim, AttentionOutput kOutput, int kHeads>
-__device__ __forceinline__ void emit_head(const AttentionParams& params, const OutputHeads& heads, const OutputScales<kHeads>& scales,
-                                          const float* output, int head, int dim_begin, int dim_end) {
-  constexpr int kColumns = 32 * 4;
-  if (head >= heads.num_heads) return;
-  const int64_t first = static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head;
-  const float weight = scales.weights[head];
-  const bool has_keys = scales.has_keys[head];
-#pragma unroll
-  for (int v = 0; v < (kDim + kColumns - 1) / kColumns; ++v) {
-    const int dim = dim_begin + v * kColumns + static_cast<int>(threadIdx.x) % 32 * 4;
-    if (dim_begin + v * kColumns >= dim_end) break;
-    const bool inside = dim < kDim;
-    const float4 sums = inside ? load_output<kDim>(output, head % kEmitHeads, dim) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    const bool rotates = dim >= kDim - kRopeDim && inside && has_keys;
-    const Rotation* rotations = rotates ? scales.rotations + (dim - (kDim - kRopeDim)) / 2 : nullptr;
-    float o[4] = {sums.x * weight, sums.y * weight, sums.z * weight, sums.w * weight};
-    OutputStore<kDim, kOutput>::store(params, first, dim, inside, rotations, o);
   }
 }
 
