@@ -46,12 +46,12 @@ struct EntryPlace {
   const uint8_t* scales;
 };
 
-// What a thread has read of its key: half of each block, 32 dims.
+// What a thread has read of an entry: of each block 16 dims. Four threads make an entry.
 template <int kDim>
-struct EntryHalf {
+struct EntryQuarter {
   static constexpr int kFp8Blocks = kDim / kBlockDims - 1;
-  uint4 codes[kFp8Blocks < 1 ? 1 : kFp8Blocks][2];
-  uint4 rotated[4];
+  uint4 codes[kFp8Blocks < 1 ? 1 : kFp8Blocks];
+  uint4 rotated[2];
   uint2 scales;
 };
 
@@ -59,48 +59,39 @@ __device__ __forceinline__ uint4 load_or_zero(const uint8_t* address, bool valid
   return valid ? __ldg(reinterpret_cast<const uint4*>(address)) : make_uint4(0, 0, 0, 0);
 }
 
+// Begins to read quarter `quarter` of an entry; zeros where there is none.
 template <int kDim>
-__device__ __forceinline__ void load_block(const EntryPlace& entry, int block, int half, uint4 (&codes)[2]) {
-  const uint8_t* place = entry.values + block * kBlockDims + half * 32;
-  codes[0] = load_or_zero(place, entry.values != nullptr);
-  codes[1] = load_or_zero(place + 16, entry.values != nullptr);
-}
-
-// Begins to read half `half` (0 or 1) of an entry.
-template <int kDim>
-__device__ __forceinline__ void load_entry(const EntryPlace& entry, int half, EntryHalf<kDim>& words) {
-  using Half = EntryHalf<kDim>;
+__device__ __forceinline__ void load_entry(const EntryPlace& entry, int quarter, EntryQuarter<kDim>& words) {
+  using Quarter = EntryQuarter<kDim>;
   constexpr int kScaleBytes = static_cast<int>(KvEntryLayout{kDim}.scale_bytes());
-  words.scales = make_uint2(0, 0);
-  if (entry.values != nullptr) {
-    if constexpr (kScaleBytes == 8) {
-      words.scales = *reinterpret_cast<const uint2*>(entry.scales);
-    } else if constexpr (kScaleBytes == 4) {
-      words.scales.x = *reinterpret_cast<const uint32_t*>(entry.scales);
-    }
-  }
+  const bool is_entry = entry.values != nullptr;
 #pragma unroll
-  for (int block = 0; block < Half::kFp8Blocks; ++block) load_block<kDim>(entry, block, half, words.codes[block]);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    words.rotated[i] = load_or_zero(entry.values + Half::kFp8Blocks * kBlockDims + half * 64 + 16 * i, entry.values != nullptr);
-  }
-}
-
-// Its values into row `key` of a tile's blocks; a missing key is zeros.
-template <int kDim>
-__device__ __forceinline__ void store_entry(uint8_t (*blocks)[kBlockBytes], int key, int half, const EntryHalf<kDim>& words) {
-  using Half = EntryHalf<kDim>;
-#pragma unroll
-  for (int block = 0; block < Half::kFp8Blocks; ++block) {
-    const uint32_t scale = f16_scale((block < 4 ? words.scales.x : words.scales.y) >> (block % 4 * 8) & 0xff) * 0x10001u;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) store_dims(blocks[block], key, 2 * half + i, permuted_f16(words.codes[block][i], scale));
+  for (int block = 0; block < Quarter::kFp8Blocks; ++block) {
+    words.codes[block] = load_or_zero(entry.values + block * kBlockDims + quarter * 16, is_entry);
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    store_dims(blocks[Half::kFp8Blocks], key, 2 * half + i, permuted_f16(words.rotated[2 * i], words.rotated[2 * i + 1]));
+    words.rotated[i] = load_or_zero(entry.values + Quarter::kFp8Blocks * kBlockDims + quarter * 32 + i * 16, is_entry);
   }
+  words.scales = make_uint2(0, 0);
+  if (!is_entry) return;
+  if constexpr (kScaleBytes == 8) {
+    words.scales = *reinterpret_cast<const uint2*>(entry.scales);
+  } else if constexpr (kScaleBytes == 4) {
+    words.scales.x = *reinterpret_cast<const uint32_t*>(entry.scales);
+  }
+}
+
+// Its values into row `key` of a tile's blocks.
+template <int kDim>
+__device__ __forceinline__ void store_entry(uint8_t (*blocks)[kBlockBytes], int key, int quarter, const EntryQuarter<kDim>& words) {
+  using Quarter = EntryQuarter<kDim>;
+#pragma unroll
+  for (int block = 0; block < Quarter::kFp8Blocks; ++block) {
+    const uint32_t scale = f16_scale((block < 4 ? words.scales.x : words.scales.y) >> (block % 4 * 8) & 0xff) * 0x10001u;
+    store_dims(blocks[block], key, quarter, permuted_f16(words.codes[block], scale));
+  }
+  store_dims(blocks[Quarter::kFp8Blocks], key, quarter, permuted_f16(words.rotated[0], words.rotated[1]));
 }
 
 }  // namespace dsv4::cuda

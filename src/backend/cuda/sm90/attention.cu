@@ -90,29 +90,43 @@ __device__ __forceinline__ uint32_t last_parity(int uses) {
   return static_cast<uint32_t>(uses & 1) ^ 1;  // of the use before the first one a wait returns at once
 }
 
-// The producer warpgroup: two threads per key. `uses`: how often the stages have been filled.
+// The producer warpgroup: four threads per key, two keys per thread. `uses`: how often the stages have been filled.
 template <int kDim>
 __device__ __forceinline__ void produce(const Arguments& args, const Work& work, SharedMemory<kDim>& shared, int thread,
                                         int (&uses)[kStages]) {
+  constexpr int kRows = kTileKeys / (kGroupThreads / 4);
   const KeySource source = key_source(args, work);
-  const int key = thread / 2, half = thread % 2;
+  const int quarter = thread % 4;
+  const auto key_of = [&](int tile, int i) { return tile * kTileKeys + i * (kGroupThreads / 4) + thread / 4; };
   Part part = first_part(args, work, cluster_rank());
   int stage = 0;
-  int entry = work.tile_begin < work.tile_end ? find_entry(args, work, source, work.tile_begin * kTileKeys + key) : -1;
-  EntryPlace place = locate<kDim>(args, work, source, work.tile_begin * kTileKeys + key, entry);
+  int entries[kRows];
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    entries[i] = work.tile_begin < work.tile_end ? find_entry(args, work, source, key_of(work.tile_begin, i)) : -1;
+  }
 #pragma unroll 1
   for (int tile = work.tile_begin; tile < work.tile_end; ++tile) {
-    EntryHalf<kDim> words;
-    load_entry<kDim>(place, half, words);
-    const int next_key = (tile + 1) * kTileKeys + key;
-    entry = tile + 1 < work.tile_end ? find_entry(args, work, source, next_key) : -1;
+    EntryQuarter<kDim> words[kRows];
+    EntryPlace places[kRows];
+    bool is_key[kRows];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) places[i] = locate<kDim>(args, work, source, key_of(tile, i), entries[i]);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      load_entry<kDim>(places[i], quarter, words[i]);
+      is_key[i] = places[i].values != nullptr;
+      entries[i] = tile + 1 < work.tile_end ? find_entry(args, work, source, key_of(tile + 1, i)) : -1;
+    }
     ptx::mbarrier_wait(&shared.empty[stage], last_parity(stage == 0 ? uses[0] : uses[1]));
-    const EntryPlace next_place = locate<kDim>(args, work, source, next_key, entry);
-    store_entry<kDim>(shared.keys[stage], key, half, words);
-    if (half == 0) shared.bias[stage][key] = place.values == nullptr ? __int_as_float(0xff800000) : 0.0f;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int key = i * (kGroupThreads / 4) + thread / 4;
+      store_entry<kDim>(shared.keys[stage], key, quarter, words[i]);
+      if (quarter == 0) shared.bias[stage][key] = is_key[i] ? 0.0f : __int_as_float(0xff800000);
+    }
     ptx::fence_async_proxy();
     ptx::mbarrier_arrive(&shared.full[stage]);
-    place = next_place;
     uses[0] += 1 - stage;
     uses[1] += stage;
     stage ^= 1;
@@ -122,31 +136,35 @@ __device__ __forceinline__ void produce(const Arguments& args, const Work& work,
   }
 }
 
-// Q [64, kDim] into shared memory as f16; heads beyond the model's are zeros. Returns what the thread works out while Q is on its way: the
-// rotation of its pair of dims (of the first kRopeDim/2 threads).
+// What a thread finds out while Q is on its way: the rotation of its pair of dims (of the first kRopeDim/2 threads), its head's sink.
+struct RowConstants {
+  Rotation rotation;
+  float sink;  // times log2(e)
+};
+
+// Q [64, kDim] into shared memory as f16; heads beyond the model's are zeros.
 template <int kDim>
-__device__ __forceinline__ Rotation load_queries(const AttentionParams& params, const OutputHeads& heads, int position,
-                                                 SharedMemory<kDim>& shared, int thread) {
+__device__ __forceinline__ RowConstants load_queries(const AttentionParams& params, const OutputHeads& heads, int position,
+                                                     SharedMemory<kDim>& shared, int thread) {
   constexpr int kBlocks = kDim / kBlockDims;  // a warp has eight heads × 64 dims at a time, one set of heads or another per block
-  constexpr int kAtOnce = kBlocks < 4 ? kBlocks : 4;
   const int head = thread / 32 * 8 + thread % 32 / 4, dims = thread % 4;
   const bool is_head = head < heads.num_heads;
   const Bf16* q = params.q + (static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head) * kDim + dims * 16;
-  Rotation rotation{};
-#pragma unroll 1
-  for (int begin = 0; begin < kBlocks; begin += kAtOnce) {
-    uint4 chunks[kAtOnce][2];
+  uint4 chunks[kBlocks][2];
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const uint8_t* place = reinterpret_cast<const uint8_t*>(q + (begin + i) * kBlockDims);
-      chunks[i][0] = is_head ? *reinterpret_cast<const uint4*>(place) : make_uint4(0, 0, 0, 0);
-      chunks[i][1] = is_head ? *reinterpret_cast<const uint4*>(place + 16) : make_uint4(0, 0, 0, 0);
-    }
-    if (begin == 0 && thread < kRopeDim / 2) rotation = rope_rotation(position, params.freqs[thread]);
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) store_dims(shared.q[begin + i], head, dims, permuted_f16(chunks[i][0], chunks[i][1]));
+  for (int block = 0; block < kBlocks; ++block) {
+    const uint8_t* place = reinterpret_cast<const uint8_t*>(q + block * kBlockDims);
+    chunks[block][0] = load_or_zero(place, is_head);
+    chunks[block][1] = load_or_zero(place + 16, is_head);
   }
-  return rotation;
+  RowConstants constants{};
+  if (thread < heads.num_heads) constants.sink = params.sink[heads.head_begin + thread] * kLog2E;
+  if (thread < kRopeDim / 2) constants.rotation = rope_rotation(position, params.freqs[thread]);
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block) {
+    store_dims(shared.q[block], head, dims, permuted_f16(chunks[block][0], chunks[block][1]));
+  }
+  return constants;
 }
 
 template <int kCount>
@@ -556,13 +574,11 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& w
 
 // What the consumers keep in shared memory about a row.
 template <int kDim>
-__device__ __forceinline__ void begin_row(const Arguments& args, const Work& work, const Rotation& rotation, SharedMemory<kDim>& shared,
-                                          int thread) {
-  if (thread < kHeadTile) {
-    shared.sinks[thread] = thread < work.heads.num_heads ? args.params.sink[work.heads.head_begin + thread] * kLog2E : 0.0f;
-  }
+__device__ __forceinline__ void begin_row(const Arguments& args, const Work& work, const RowConstants& constants,
+                                          SharedMemory<kDim>& shared, int thread) {
+  if (thread < kHeadTile) shared.sinks[thread] = constants.sink;
   if (thread % 32 == 0) shared.warps[thread / 32] = {work, first_part(args, work, cluster_rank())};
-  if (thread < kRopeDim / 2) shared.rotations[thread] = rotation;
+  if (thread < kRopeDim / 2) shared.rotations[thread] = constants.rotation;
 }
 
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
@@ -600,10 +616,10 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
         if (cluster_rank() == 0 && work.column == 0) write_padding(args.params, work.heads, thread, kConsumers);
         continue;
       }
-      const Rotation rotation = load_queries<kDim>(args.params, work.heads, work.position, shared, ptx::computed_here(thread));
+      const RowConstants constants = load_queries<kDim>(args.params, work.heads, work.position, shared, ptx::computed_here(thread));
       ptx::fence_async_proxy();
       ptx::named_barrier_sync(kConsumerBarrier, kConsumers);  // Q is there; nobody is at the row before
-      begin_row<kDim>(args, work, rotation, shared, ptx::computed_here(thread));
+      begin_row<kDim>(args, work, constants, shared, ptx::computed_here(thread));
       ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
       PartSum row_sums[2];
       Output<kGroupBlocks> o;
