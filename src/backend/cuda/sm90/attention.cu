@@ -39,9 +39,6 @@ constexpr int kConsumers = 2 * kGroupThreads;
 constexpr int kThreads = kConsumers + kGroupThreads;
 constexpr int kHeadroom = 15;  // P is relative to 2^(maximum − kHeadroom)
 constexpr int kConsumerBarrier = 1;
-constexpr int kProducerRegisters = 104;
-constexpr int kConsumerRegisters = 200;
-static_assert(kProducerRegisters + 2 * kConsumerRegisters <= 3 * 168, "more would wait for each other for ever");
 constexpr uint32_t kValueStep = 16 * kSwizzleRowBytes >> 4;  // descriptor units of 16 keys
 constexpr float kLog2E = 1.44269504088896340736f;
 
@@ -51,6 +48,16 @@ struct Shape {
   static constexpr int kBlocks = kDim / kBlockDims;
   static constexpr int kGroups = kBlocks <= 2 ? 1 : 2;  // warpgroups that have columns of O
   static constexpr int kVectors = 8 * kGroupBlocks;     // of four values, of a thread
+};
+
+// Registers of threads. Where O and the output leave some, the producers read further ahead.
+template <int kGroupBlocks, AttentionOutput kOutput>
+struct Registers {
+  static constexpr bool kFew = kGroupBlocks == 4 || kOutput == AttentionOutput::kFp8;
+  static constexpr int kConsumer = kFew ? 200 : 152;
+  static constexpr int kProducer = kFew ? 104 : 200;
+  static_assert(kProducer + 2 * kConsumer <= 3 * 168, "more would wait for each other for ever");
+  static constexpr int kTilesAhead = kFew ? 1 : 2;
 };
 
 // O of a thread: of rows g and g + 8 of its warp's 16 heads. Sums of 32 columns each.
@@ -90,49 +97,64 @@ __device__ __forceinline__ uint32_t last_parity(int uses) {
   return static_cast<uint32_t>(uses & 1) ^ 1;  // of the use before the first one a wait returns at once
 }
 
-// The producer warpgroup: four threads per key, two keys per thread. `uses`: how often the stages have been filled.
-template <int kDim>
+// The producer warpgroup: four threads per key, two keys per thread. kAhead tiles are read ahead of the one that is stored. `uses`: how
+// often the stages have been filled.
+template <int kDim, int kAhead>
 __device__ __forceinline__ void produce(const Arguments& args, const Work& work, SharedMemory<kDim>& shared, int thread,
                                         int (&uses)[kStages]) {
   constexpr int kRows = kTileKeys / (kGroupThreads / 4);
   const KeySource source = key_source(args, work);
   const int quarter = thread % 4;
-  const auto key_of = [&](int tile, int i) { return tile * kTileKeys + i * (kGroupThreads / 4) + thread / 4; };
+  EntryQuarter<kDim> words[kAhead][kRows];
+  int entries[kAhead][kRows];
+  uint32_t is_key = 0;  // bits
+  const auto key_of = [&](int tile, int row) { return tile * kTileKeys + row * (kGroupThreads / 4) + thread / 4; };
+  const auto find = [&](int tile, int slot) {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      entries[slot][row] = tile < work.tile_end ? find_entry(args, work, source, key_of(tile, row)) : -1;
+    }
+  };
+  const auto load = [&](int tile, int slot) {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      const EntryPlace place = locate<kDim>(args, work, source, key_of(tile, row), entries[slot][row]);
+      load_entry<kDim>(place, quarter, words[slot][row]);
+      const uint32_t bit = 1u << (slot * kRows + row);
+      is_key = place.values != nullptr ? is_key | bit : is_key & ~bit;
+    }
+  };
   Part part = first_part(args, work, cluster_rank());
   int stage = 0;
-  int entries[kRows];
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    entries[i] = work.tile_begin < work.tile_end ? find_entry(args, work, source, key_of(work.tile_begin, i)) : -1;
-  }
+  for (int slot = 0; slot < kAhead; ++slot) find(work.tile_begin + slot, slot);
+#pragma unroll
+  for (int slot = 0; slot < kAhead; ++slot) load(work.tile_begin + slot, slot);
 #pragma unroll 1
-  for (int tile = work.tile_begin; tile < work.tile_end; ++tile) {
-    EntryQuarter<kDim> words[kRows];
-    EntryPlace places[kRows];
-    bool is_key[kRows];
+  for (int first = work.tile_begin; first < work.tile_end; first += kAhead) {
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) places[i] = locate<kDim>(args, work, source, key_of(tile, i), entries[i]);
+    for (int slot = 0; slot < kAhead; ++slot) {
+      const int tile = first + slot;
+      if (tile >= work.tile_end) break;
+      find(tile + kAhead, slot);
+      ptx::mbarrier_wait(&shared.empty[stage], last_parity(stage == 0 ? uses[0] : uses[1]));
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      load_entry<kDim>(places[i], quarter, words[i]);
-      is_key[i] = places[i].values != nullptr;
-      entries[i] = tile + 1 < work.tile_end ? find_entry(args, work, source, key_of(tile + 1, i)) : -1;
+      for (int row = 0; row < kRows; ++row) {
+        const int key = row * (kGroupThreads / 4) + thread / 4;
+        store_entry<kDim>(shared.keys[stage], key, quarter, words[slot][row]);
+        const bool is_there = (is_key >> (slot * kRows + row) & 1) != 0;
+        if (quarter == 0) shared.bias[stage][key] = is_there ? 0.0f : __int_as_float(0xff800000);
+      }
+      ptx::fence_async_proxy();
+      ptx::mbarrier_arrive(&shared.full[stage]);
+      load(tile + kAhead, slot);  // after the fence, which waits for loads
+      uses[0] += 1 - stage;
+      uses[1] += stage;
+      stage ^= 1;
+      if (tile + 1 < part.tile_end) continue;
+      part = next_part(args, work, part);
+      stage = 0;
     }
-    ptx::mbarrier_wait(&shared.empty[stage], last_parity(stage == 0 ? uses[0] : uses[1]));
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const int key = i * (kGroupThreads / 4) + thread / 4;
-      store_entry<kDim>(shared.keys[stage], key, quarter, words[i]);
-      if (quarter == 0) shared.bias[stage][key] = is_key[i] ? 0.0f : __int_as_float(0xff800000);
-    }
-    ptx::fence_async_proxy();
-    ptx::mbarrier_arrive(&shared.full[stage]);
-    uses[0] += 1 - stage;
-    uses[1] += stage;
-    stage ^= 1;
-    if (tile + 1 < part.tile_end) continue;
-    part = next_part(args, work, part);
-    stage = 0;
   }
 }
 
@@ -405,7 +427,7 @@ __device__ __forceinline__ void hand_over(const Arguments& args, const Work& wor
     }
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      float4 before = __ldcg(place + part_place(thread, v));
+      float4 before = __ldcg(place + part_place(ptx::computed_here(thread), v));
       float* after = o[v / 4] + v % 4 * 4;
       fold_vectors(factors, make_float4(after[0], after[1], after[2], after[3]), before);
       after[0] = before.x;
@@ -458,8 +480,9 @@ __device__ __forceinline__ void normalise_heads(const AttentionParams& params, c
   for (int row = 0; row < 2; ++row) {
     const int head = first_head(thread) + 8 * row;
     sums[row] = normalise(row_sums[row], shared.sinks[head]);
-    if (params.lse == nullptr || !leads || thread % 4 != row || head >= heads.num_heads) continue;
-    params.lse[static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head] = sums[row].lse;
+    if (params.lse != nullptr && leads && thread % 4 == row && head < heads.num_heads) {
+      params.lse[static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head] = sums[row].lse;
+    }
   }
 }
 
@@ -581,6 +604,16 @@ __device__ __forceinline__ void begin_row(const Arguments& args, const Work& wor
   if (thread < kRopeDim / 2) shared.rotations[thread] = constants.rotation;
 }
 
+// From the 168 that every thread begins with.
+template <int kRegisters>
+__device__ __forceinline__ void set_registers() {
+  if constexpr (kRegisters > 168) {
+    ptx::increase_registers<kRegisters>();
+  } else {
+    ptx::decrease_registers<kRegisters>();
+  }
+}
+
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Arguments args) {
   extern __shared__ __align__(kSwizzleAtomBytes) uint8_t memory[];
@@ -601,14 +634,15 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
 
   int uses[kStages] = {0, 0};
   if (thread >= kConsumers) {
-    ptx::decrease_registers<kProducerRegisters>();
+    set_registers<Registers<kGroupBlocks, kOutput>::kProducer>();
 #pragma unroll 1
     for (int unit = cluster_index(); unit < args.num_units; unit += num_clusters()) {
       Work work;
-      if (find_work(args, unit, cluster_rank(), work)) produce<kDim>(args, work, shared, thread - kConsumers, uses);
+      if (find_work(args, unit, cluster_rank(), work))
+        produce<kDim, Registers<kGroupBlocks, kOutput>::kTilesAhead>(args, work, shared, thread - kConsumers, uses);
     }
   } else {
-    ptx::increase_registers<kConsumerRegisters>();
+    set_registers<Registers<kGroupBlocks, kOutput>::kConsumer>();
 #pragma unroll 1
     for (int unit = cluster_index(); unit < args.num_units; unit += num_clusters()) {
       Work work;
@@ -616,9 +650,11 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
         if (cluster_rank() == 0 && work.column == 0) write_padding(args.params, work.heads, thread, kConsumers);
         continue;
       }
+      // Q may be overwritten: a warpgroup that has added the last tile has seen both warpgroups' P, and so the end of their products with
+      // Q.
       const RowConstants constants = load_queries<kDim>(args.params, work.heads, work.position, shared, ptx::computed_here(thread));
       ptx::fence_async_proxy();
-      ptx::named_barrier_sync(kConsumerBarrier, kConsumers);  // Q is there; nobody is at the row before
+      ptx::named_barrier_sync(kConsumerBarrier, kConsumers);  // Q is there; the row before has been stored
       begin_row<kDim>(args, work, constants, shared, ptx::computed_here(thread));
       ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
       PartSum row_sums[2];
@@ -632,7 +668,6 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
         emit_shares<kDim, kGroupBlocks, kOutput>(args, state.work, shared, ptx::computed_here(thread));
       }
       unit = state.work.unit;
-      ptx::named_barrier_sync(kConsumerBarrier, kConsumers);  // Q and the row's state may be overwritten
     }
   }
 }
