@@ -95,7 +95,7 @@ typedef struct dsv4_attention_args {
 DSV4_API dsv4_status dsv4_attention(const dsv4_attention_args* args, void* stream, char* error, size_t error_bytes);
 
 /* Bytes of device memory that dsv4_attention needs beside its arguments, for this num_tokens and these dims and any contents of device
- * memory; pointers other than batch need not be set. At most 40 MiB; what it holds need not be kept from call to call, but calls on
+ * memory; pointers other than batch need not be set. At most 144 MiB; what it holds need not be kept from call to call, but calls on
  * different streams must not share it. 0 for arguments that dsv4_attention refuses. */
 DSV4_API size_t dsv4_attention_workspace_bytes(const dsv4_attention_args* args);
 

@@ -31,7 +31,7 @@ struct Case {
   std::vector<int32_t> selected;
   std::vector<int32_t> key_counts;  // empty: all keys
   int max_visible = 0;            // the hint
-  int64_t scratch_bytes = kAttentionMaxScratch;
+  int64_t scratch_bytes = kAttentionMaxScratch / 4;
 
   Case(const Step& rows, int slots, const Dims& dims)
       : step(rows),

@@ -52,7 +52,9 @@ struct EntryQuarter {
   static constexpr int kFp8Blocks = kDim / kBlockDims - 1;
   uint4 codes[kFp8Blocks < 1 ? 1 : kFp8Blocks];
   uint4 rotated[2];
-  uint2 scales;
+  uint2 scales;  // the last byte: whether there is an entry
+
+  __device__ __forceinline__ bool is_entry() const { return scales.y >> 31 != 0; }
 };
 
 __device__ __forceinline__ uint4 load_or_zero(const uint8_t* address, bool valid) {
@@ -80,6 +82,7 @@ __device__ __forceinline__ void load_entry(const EntryPlace& entry, int quarter,
   } else if constexpr (kScaleBytes == 4) {
     words.scales.x = *reinterpret_cast<const uint32_t*>(entry.scales);
   }
+  words.scales.y = (words.scales.y & 0x00ffffffu) | 0x80000000u;
 }
 
 // Its values into row `key` of a tile's blocks.

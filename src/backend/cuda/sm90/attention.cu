@@ -89,25 +89,23 @@ struct SharedMemory {
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
-// The parity with which to wait for the use of a stage that comes next, and for the end of the one before it.
-__device__ __forceinline__ uint32_t next_parity(int uses) {
-  return static_cast<uint32_t>(uses & 1);
+// Bit i: whether stage i has been used an odd number of times. The parity with which to wait for its next use, and for the end of the one
+// before that (before the first use such a wait returns at once).
+using Uses = uint32_t;
+__device__ __forceinline__ uint32_t next_parity(Uses uses, int stage) {
+  return uses >> stage & 1;
 }
-__device__ __forceinline__ uint32_t last_parity(int uses) {
-  return static_cast<uint32_t>(uses & 1) ^ 1;  // of the use before the first one a wait returns at once
+__device__ __forceinline__ uint32_t last_parity(Uses uses, int stage) {
+  return next_parity(uses, stage) ^ 1;
 }
 
-// The producer warpgroup: four threads per key, two keys per thread. kAhead tiles are read ahead of the one that is stored. `uses`: how
-// often the stages have been filled.
+// The producer warpgroup: four threads per key, two keys per thread. kAhead tiles are read ahead of the one that is stored.
 template <int kDim, int kAhead>
-__device__ __forceinline__ void produce(const Arguments& args, const Work& work, SharedMemory<kDim>& shared, int thread,
-                                        int (&uses)[kStages]) {
+__device__ __forceinline__ void produce(const Arguments& args, const Work& work, SharedMemory<kDim>& shared, int thread, Uses& uses) {
   constexpr int kRows = kTileKeys / (kGroupThreads / 4);
   const KeySource source = key_source(args, work);
-  const int quarter = thread % 4;
   EntryQuarter<kDim> words[kAhead][kRows];
   int entries[kAhead][kRows];
-  uint32_t is_key = 0;  // bits
   const auto key_of = [&](int tile, int row) { return tile * kTileKeys + row * (kGroupThreads / 4) + thread / 4; };
   const auto find = [&](int tile, int slot) {
 #pragma unroll
@@ -119,9 +117,7 @@ __device__ __forceinline__ void produce(const Arguments& args, const Work& work,
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       const EntryPlace place = locate<kDim>(args, work, source, key_of(tile, row), entries[slot][row]);
-      load_entry<kDim>(place, quarter, words[slot][row]);
-      const uint32_t bit = 1u << (slot * kRows + row);
-      is_key = place.values != nullptr ? is_key | bit : is_key & ~bit;
+      load_entry<kDim>(place, thread % 4, words[slot][row]);
     }
   };
   Part part = first_part(args, work, cluster_rank());
@@ -136,20 +132,18 @@ __device__ __forceinline__ void produce(const Arguments& args, const Work& work,
     for (int slot = 0; slot < kAhead; ++slot) {
       const int tile = first + slot;
       if (tile >= work.tile_end) break;
-      find(tile + kAhead, slot);
-      ptx::mbarrier_wait(&shared.empty[stage], last_parity(stage == 0 ? uses[0] : uses[1]));
+      ptx::mbarrier_wait(&shared.empty[stage], last_parity(uses, stage));
 #pragma unroll
       for (int row = 0; row < kRows; ++row) {
         const int key = row * (kGroupThreads / 4) + thread / 4;
-        store_entry<kDim>(shared.keys[stage], key, quarter, words[slot][row]);
-        const bool is_there = (is_key >> (slot * kRows + row) & 1) != 0;
-        if (quarter == 0) shared.bias[stage][key] = is_there ? 0.0f : __int_as_float(0xff800000);
+        store_entry<kDim>(shared.keys[stage], key, thread % 4, words[slot][row]);
+        if (row == 0) find(tile + kAhead, slot);  // now that there are registers for it
+        if (thread % 4 == 0) shared.bias[stage][key] = words[slot][row].is_entry() ? 0.0f : __int_as_float(0xff800000);
       }
       ptx::fence_async_proxy();
       ptx::mbarrier_arrive(&shared.full[stage]);
       load(tile + kAhead, slot);  // after the fence, which waits for loads
-      uses[0] += 1 - stage;
-      uses[1] += stage;
+      uses ^= 1u << stage;
       stage ^= 1;
       if (tile + 1 < part.tile_end) continue;
       part = next_part(args, work, part);
@@ -274,14 +268,14 @@ __device__ __forceinline__ int first_head(int thread) {
 
 // P and the sums of a tile, for both warpgroups.
 template <int kDim>
-__device__ __forceinline__ void prepare_tile(SharedMemory<kDim>& shared, int thread, int stage, int uses, float logit_scale) {
-  ptx::mbarrier_wait(&shared.full[stage], next_parity(uses));
+__device__ __forceinline__ void prepare_tile(SharedMemory<kDim>& shared, int thread, int stage, Uses uses, float logit_scale) {
+  ptx::mbarrier_wait(&shared.full[stage], next_parity(uses, stage));
   float s[kTileKeys / 2];
   multiply_keys<kDim>(shared, stage, s);
   Probabilities p;
   PartSum sums[2];
   weigh_keys<kDim>(shared, stage, logit_scale, s, p, sums);
-  ptx::mbarrier_wait(&shared.p_empty[stage], last_parity(uses));
+  ptx::mbarrier_wait(&shared.p_empty[stage], last_parity(uses, stage));
 #pragma unroll
   for (int i = 0; i < kTerms * kSteps; ++i) {
     const uint32_t(&words)[4] = p[i / kSteps][i % kSteps];
@@ -372,19 +366,18 @@ __device__ __forceinline__ void clear(Output<kGroupBlocks>& o) {
 
 // o and the row's sums += a part's tiles.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void sum_tiles(const Arguments& args, SharedMemory<kDim>& shared, int thread, int num_tiles,
-                                          int (&uses)[kStages], PartSum (&row_sums)[2], Output<kGroupBlocks>& o) {
+__device__ __forceinline__ void sum_tiles(const Arguments& args, SharedMemory<kDim>& shared, int thread, int num_tiles, Uses& uses,
+                                          PartSum (&row_sums)[2], Output<kGroupBlocks>& o) {
 #pragma unroll 1
   for (int tile = 0; tile < num_tiles; tile += 2) {
     thread = ptx::computed_here(thread);
     const int group = thread / kGroupThreads, last_stage = tile + 1 < num_tiles ? 1 : 0;
-    if (group <= last_stage) prepare_tile<kDim>(shared, thread, group, group == 0 ? uses[0] : uses[1], args.logit_scale);
+    if (group <= last_stage) prepare_tile<kDim>(shared, thread, group, uses, args.logit_scale);
 #pragma unroll 1
     for (int stage = 0; stage <= last_stage; ++stage) {
-      const int stage_uses = stage == 0 ? uses[0] : uses[1];
       if (stage != group) {
-        ptx::mbarrier_wait(&shared.p_full[stage], next_parity(stage_uses));
-        ptx::mbarrier_wait(&shared.full[stage], next_parity(stage_uses));
+        ptx::mbarrier_wait(&shared.p_full[stage], next_parity(uses, stage));
+        ptx::mbarrier_wait(&shared.full[stage], next_parity(uses, stage));
       } else {
         __syncwarp();  // the sums of the warp's heads
       }
@@ -395,8 +388,7 @@ __device__ __forceinline__ void sum_tiles(const Arguments& args, SharedMemory<kD
       if (stage != group) ptx::mbarrier_arrive(&shared.p_empty[stage]);
       ptx::mbarrier_arrive(&shared.empty[stage]);
     }
-    ++uses[0];
-    uses[1] += last_stage;
+    uses ^= 1 + 2 * last_stage;
   }
 }
 
@@ -405,43 +397,24 @@ __device__ __forceinline__ int part_place(int thread, int v) {
   return v * kConsumers + thread;
 }
 
-// The end of a part that is not the CTA's last word: into scratch memory, and the sums start anew. Without sharing the part is first added
-// to those before it, and the last one stays in o.
+// The first part of a unit in scratch memory; a CTA that shares no rows has a place of its own.
+__device__ __forceinline__ int64_t first_part_index(const Arguments& args, const Work& work) {
+  return static_cast<int64_t>(args.split > 1 ? work.unit : static_cast<int>(blockIdx.x)) * args.max_parts;
+}
+
+// The end of a part: into scratch memory, and the sums start anew.
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ void hand_over(const Arguments& args, const Work& work, const Part& part, int thread, PartSum (&row_sums)[2],
                                           Output<kGroupBlocks>& o) {
   constexpr int kVectors = Shape<kDim, kGroupBlocks>::kVectors;
-  constexpr int kPartVectors = kVectors * kConsumers;
-  const bool is_shared = args.split > 1;
-  const int64_t index = is_shared ? static_cast<int64_t>(work.unit) * args.max_parts + part.index : static_cast<int64_t>(blockIdx.x);
-  float4* place = args.parts + index * kPartVectors;
-  int2* sums = reinterpret_cast<int2*>(args.part_sums) + index * kConsumers * 2 + thread;
-  if (!is_shared && part.index > 0) {
-    FoldFactors factors[2];
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      const int2 before = sums[row * kConsumers];
-      PartSum sum{before.x, __int_as_float(before.y)};
-      factors[row] = fold(sum, row_sums[row]);
-      row_sums[row] = sum;
-    }
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      float4 before = __ldcg(place + part_place(ptx::computed_here(thread), v));
-      float* after = o[v / 4] + v % 4 * 4;
-      fold_vectors(factors, make_float4(after[0], after[1], after[2], after[3]), before);
-      after[0] = before.x;
-      after[1] = before.y;
-      after[2] = before.z;
-      after[3] = before.w;
-    }
-  }
-  if (!is_shared && part.tile_end >= work.num_tiles) return;
+  const int64_t index = first_part_index(args, work) + part.index;
+  float4* place = args.parts + index * kVectors * kConsumers;
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
     const float* values = o[v / 4] + v % 4 * 4;
     __stcg(place + part_place(thread, v), make_float4(values[0], values[1], values[2], values[3]));
   }
+  int2* sums = reinterpret_cast<int2*>(args.part_sums) + index * kConsumers * 2 + thread;
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
     __stcg(sums + row * kConsumers, make_int2(row_sums[row].maximum, __float_as_int(row_sums[row].total)));
@@ -450,10 +423,15 @@ __device__ __forceinline__ void hand_over(const Arguments& args, const Work& wor
   clear<kGroupBlocks>(o);
 }
 
-// The consumers' work on the CTA's tiles of a row; without sharing o and row_sums are the row's at the end.
+// Whether a CTA sums up a row in its registers.
+__device__ __forceinline__ bool is_alone(const Arguments& args, const Work& work) {
+  return args.split == 1 && work.num_groups == 1;
+}
+
+// The consumers' work on the CTA's tiles of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, int thread, int (&uses)[kStages],
-                                        PartSum (&row_sums)[2], Output<kGroupBlocks>& o) {
+__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, int thread, Uses& uses, PartSum (&row_sums)[2],
+                                        Output<kGroupBlocks>& o) {
   clear<kGroupBlocks>(o);
   row_sums[0] = row_sums[1] = PartSum{};
 #pragma unroll 1
@@ -464,7 +442,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
     sum_tiles<kDim, kGroupBlocks>(args, shared, thread, end - tile, uses, row_sums, o);
     tile = end;
     WarpState& after = shared.warps[ptx::computed_here(thread) / 32];
-    if (args.split == 1 && after.work.num_groups == 1) break;
+    if (is_alone(args, after.work)) break;
     hand_over<kDim, kGroupBlocks>(args, after.work, after.part, ptx::computed_here(thread), row_sums, o);
     __syncwarp();
     if (ptx::computed_here(thread) % 32 == 0) after.part = next_part(args, after.work, after.part);
@@ -472,18 +450,24 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
   }
 }
 
-// Weights of a thread's two heads; `leads`: it writes their LSE, with the other lanes of the quad.
+// Weight of one of a thread's two heads; `leads`: it writes its LSE.
+template <int kDim>
+__device__ __forceinline__ HeadSums normalise_head(const AttentionParams& params, const OutputHeads& heads,
+                                                   const SharedMemory<kDim>& shared, int head, bool leads, const PartSum& row_sum) {
+  const HeadSums sums = normalise(row_sum, shared.sinks[head]);
+  if (params.lse != nullptr && leads && head < heads.num_heads) {
+    params.lse[static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head] = sums.lse;
+  }
+  return sums;
+}
+
+// Weights of both; `leads`: the quad writes their LSE.
 template <int kDim>
 __device__ __forceinline__ void normalise_heads(const AttentionParams& params, const OutputHeads& heads, const SharedMemory<kDim>& shared,
                                                 int thread, bool leads, const PartSum (&row_sums)[2], HeadSums (&sums)[2]) {
-#pragma unroll
-  for (int row = 0; row < 2; ++row) {
-    const int head = first_head(thread) + 8 * row;
-    sums[row] = normalise(row_sums[row], shared.sinks[head]);
-    if (params.lse != nullptr && leads && thread % 4 == row && head < heads.num_heads) {
-      params.lse[static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head] = sums[row].lse;
-    }
-  }
+  const int head = first_head(thread);
+  sums[0] = normalise_head<kDim>(params, heads, shared, head, leads && thread % 4 == 0, row_sums[0]);
+  sums[1] = normalise_head<kDim>(params, heads, shared, head + 8, leads && thread % 4 == 1, row_sums[1]);
 }
 
 // Stores what shares a scale: `vectors` of the thread from vector `first` of a warpgroup's on, which begins at dim `group_dim`.
@@ -494,7 +478,7 @@ __device__ __forceinline__ void emit_vectors(const AttentionParams& params, cons
   constexpr int kVectors = kOutputVectors<kDim, kOutput>;
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
-    const int head = first_head(thread) + 8 * row;
+    const int head = first_head(ptx::computed_here(thread)) + 8 * row;
     float values[kVectors][4];
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
@@ -527,7 +511,7 @@ __device__ __forceinline__ void emit_row(const Arguments& args, const Work& work
   }
 }
 
-// The output of a row that the CTAs of a cluster share: each adds up every split-th share, from scratch memory.
+// The output of a row whose parts are in scratch memory: of the CTAs that share it each adds up every split-th share.
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& work, SharedMemory<kDim>& shared, int thread) {
   constexpr int kVectors = 2 * kOutputVectors<kDim, kOutput>;
@@ -536,16 +520,15 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& w
   if (!has_columns<kDim, kGroupBlocks>(thread)) return;
   const int first_dim = first_block<kDim, kGroupBlocks>(work, thread) * kBlockDims;
   const PartMap map = part_map(args, work);
-  const int64_t first_part_index = static_cast<int64_t>(work.unit) * args.max_parts;
+  const int64_t first_index = first_part_index(args, work);
 #pragma unroll 1
   for (int first = cluster_rank() * kVectors; first < Shape<kDim, kGroupBlocks>::kVectors; first += args.split * kVectors) {
-    const float4* place = args.parts + first_part_index * kPartVectors + part_place(thread, first);
-    const int2* part_sums = reinterpret_cast<const int2*>(args.part_sums) + first_part_index * kConsumers * 2 + thread;
+    const float4* place = args.parts + first_index * kPartVectors + part_place(thread, first);
+    const int2* part_sums = reinterpret_cast<const int2*>(args.part_sums) + first_index * kConsumers * 2 + thread;
     PartSum group_sums[2], row_sums[2];
     float4 in_group[kVectors], in_row[kVectors];
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) in_group[v] = in_row[v] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    int group = 0;
 #pragma unroll 1
     for (int begin = 0; begin < map.num_parts; begin += kAtOnce) {
       float4 parts[kAtOnce][kVectors];
@@ -566,7 +549,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& w
         for (int row = 0; row < 2; ++row) factors[row] = fold(group_sums[row], PartSum{sums[k][row].x, __int_as_float(sums[k][row].y)});
 #pragma unroll
         for (int v = 0; v < kVectors; ++v) fold_vectors(factors, parts[k][v], in_group[v]);
-        if (!ends_group(args, work, map, begin + k, group)) continue;
+        if (!ends_group(work, map, begin + k)) continue;
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
           factors[row] = fold(row_sums[row], group_sums[row]);
@@ -577,7 +560,6 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& w
           fold_vectors(factors, in_group[v], in_row[v]);
           in_group[v] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         }
-        ++group;
       }
     }
     HeadSums sums[2];
@@ -632,7 +614,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   ptx::grid_dependency_wait();
   ptx::grid_launch_dependents();
 
-  int uses[kStages] = {0, 0};
+  Uses uses = 0;
   if (thread >= kConsumers) {
     set_registers<Registers<kGroupBlocks, kOutput>::kProducer>();
 #pragma unroll 1
@@ -661,10 +643,10 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
       Output<kGroupBlocks> o;
       consume<kDim, kGroupBlocks>(args, shared, thread, uses, row_sums, o);
       const WarpState& state = shared.warps[ptx::computed_here(thread) / 32];
-      if (args.split == 1) {
+      if (is_alone(args, state.work)) {
         emit_row<kDim, kGroupBlocks, kOutput>(args, state.work, shared, ptx::computed_here(thread), row_sums, o);
       } else {
-        ptx::cluster_sync();  // the parts are there
+        if (args.split > 1) ptx::cluster_sync();  // the parts are there
         emit_shares<kDim, kGroupBlocks, kOutput>(args, state.work, shared, ptx::computed_here(thread));
       }
       unit = state.work.unit;
@@ -684,10 +666,10 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
   const int num_head_tiles = (params.num_heads + kHeadTile - 1) / kHeadTile;
   args.num_units = params.batch.num_tokens * num_head_tiles * kColumns;
   args.split = plan.split;
-  args.by_tile = plan.by_tile;
+  args.shares_short = plan.shares_short;
   args.max_parts = plan.max_parts;
   args.parts = static_cast<float4*>(params.scratch);
-  const int64_t num_parts = plan.split == 1 ? plan.num_clusters : static_cast<int64_t>(args.num_units) * plan.max_parts;
+  const int64_t num_parts = static_cast<int64_t>(plan.num_clusters) * plan.max_parts;
   args.part_sums = reinterpret_cast<PartSum*>(args.parts + num_parts * S::kVectors * kConsumers);
   args.columns = Divisor(kColumns);
   args.head_tiles = Divisor(num_head_tiles);
@@ -708,7 +690,7 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
     case AttentionOutput::kFp32:
       return launch(context, "attention", attention_kernel<kDim, kGroupBlocks, AttentionOutput::kFp32>, config, args);
     case AttentionOutput::kFp8:
-      if constexpr (S::kVectors >= 2 * kOutputVectors<kDim, AttentionOutput::kFp8>) {
+      if constexpr (kColumns == 1) {
         return launch(context, "attention", attention_kernel<kDim, kGroupBlocks, AttentionOutput::kFp8>, config, args);
       }
       return;  // not planned

@@ -18,10 +18,10 @@ struct Arguments {
   float logit_scale;   // softmax_scale·log2(e): exponentials are powers of two
   int num_units;       // rows × tiles of heads × sets of columns
   int split;           // CTAs of a cluster, which share a unit's keys
-  bool by_tile;        // a shared row is handed over tile by tile, not group by group
+  bool shares_short;   // those of a short row, too
   int max_parts;       // of a unit in scratch memory
-  float4* parts;       // [unit, max_parts, vector, thread]; without sharing [CTA, vector, thread]
-  PartSum* part_sums;  // [unit, max_parts, 2, thread]; without sharing [CTA, 2, thread]
+  float4* parts;       // [unit, max_parts, vector, thread]; without sharing [CTA, max_parts, vector, thread]
+  PartSum* part_sums;  // the same with [2, thread]
   Divisor columns;
   Divisor head_tiles;
   Divisor splits;
@@ -61,11 +61,12 @@ __device__ __forceinline__ int group_begin(const Work& work, int group) {
   return work.num_groups == 1 ? group * work.num_tiles : static_cast<int>(static_cast<int64_t>(work.num_tiles) * group / kLongGroups);
 }
 
-// The first tile of rank `rank`, of groups where whole groups are handed over.
+// The first tile of rank `rank`: of a long row whole groups are handed over.
 __device__ __forceinline__ int run_begin(const Arguments& args, const Work& work, int rank) {
-  const int items = args.by_tile ? work.num_tiles : work.num_groups;
+  if (work.num_groups == 1 && !args.shares_short) return rank == 0 ? 0 : work.num_tiles;
+  const int items = work.num_groups == 1 ? work.num_tiles : work.num_groups;
   const int begin = args.splits.quotient(items * rank + args.split - 1);
-  return args.by_tile ? begin : group_begin(work, begin);
+  return work.num_groups == 1 ? begin : group_begin(work, begin);
 }
 
 // The row, heads and columns of a unit and the tiles of rank `rank`; false for padding.
@@ -99,22 +100,14 @@ __device__ __forceinline__ bool find_work(const Arguments& args, int unit, int r
   return true;
 }
 
-// Where the keys of a row are.
+// Where the keys of a row are. Pointers are made of it where they are needed: they would take too many registers.
 struct KeySource {
-  const uint8_t* ring;        // the slot's page
-  const int32_t* page_table;  // of the sequence
-  const int32_t* selected;    // of the row; nullptr: all visible entries
-  int first_place;            // of the window in the ring
+  int slot;
+  int first_place;  // of the window in the ring
 };
 
 __device__ __forceinline__ KeySource key_source(const Arguments& args, const Work& work) {
-  const AttentionParams& params = args.params;
-  KeySource source;
-  source.ring = params.ring.data + static_cast<size_t>(load_here(params.batch.slots + work.seq_idx)) * args.ring_page_bytes;
-  source.page_table = params.batch.page_table + static_cast<int64_t>(work.seq_idx) * params.batch.page_table_stride;
-  source.selected = params.selected == nullptr ? nullptr : params.selected + static_cast<int64_t>(work.heads.row) * params.num_selected;
-  source.first_place = args.ring_size.remainder(work.position - work.num_window + 1);
-  return source;
+  return {load_here(args.params.batch.slots + work.seq_idx), args.ring_size.remainder(work.position - work.num_window + 1)};
 }
 
 // Index of a key in its cache: the place in the ring or the entry of the sequence; −1: none.
@@ -125,7 +118,8 @@ __device__ __forceinline__ int find_entry(const Arguments& args, const Work& wor
     return place < args.params.ring.ring_size ? place : place - args.params.ring.ring_size;
   }
   const int i = key - work.num_window;
-  return source.selected == nullptr ? i : source.selected[i];
+  if (args.params.selected == nullptr) return i;
+  return args.params.selected[static_cast<int64_t>(work.heads.row) * args.params.num_selected + i];
 }
 
 template <int kDim>
@@ -133,16 +127,19 @@ __device__ __forceinline__ EntryPlace locate(const Arguments& args, const Work& 
   if (entry < 0) return {nullptr, nullptr};
   constexpr KvEntryLayout kLayout{kDim};
   const AttentionParams& params = args.params;
-  if (key < work.num_window)
-    return {source.ring + kLayout.value_offset(entry), source.ring + kLayout.scale_offset(entry, params.ring.ring_size)};
+  if (key < work.num_window) {
+    const uint8_t* ring = params.ring.data + static_cast<size_t>(source.slot) * args.ring_page_bytes;
+    return {ring + kLayout.value_offset(entry), ring + kLayout.scale_offset(entry, params.ring.ring_size)};
+  }
   const int entries_per_page = params.entries.entries_per_page;
+  const int32_t* page_table = params.batch.page_table + static_cast<int64_t>(work.seq_idx) * params.batch.page_table_stride;
   const int page_idx = args.entries_per_page.quotient(entry);
-  const uint8_t* page = params.entries.data + static_cast<size_t>(source.page_table[page_idx]) * args.entry_page_bytes;
+  const uint8_t* page = params.entries.data + static_cast<size_t>(page_table[page_idx]) * args.entry_page_bytes;
   const int in_page = entry - page_idx * entries_per_page;
   return {page + kLayout.value_offset(in_page), page + kLayout.scale_offset(in_page, entries_per_page)};
 }
 
-// How the parts of a shared row lie in scratch memory: of rank 0 all tiles together, of the others tile by tile; or group by group.
+// How the parts of a row lie in scratch memory: of a long row group by group; else of rank 0 all tiles together, of the others each tile.
 struct PartMap {
   int first_tiles;  // of part 0
   int num_parts;
@@ -150,14 +147,14 @@ struct PartMap {
 
 __device__ __forceinline__ PartMap part_map(const Arguments& args, const Work& work) {
   if (work.num_tiles == 0) return {0, 0};
-  if (!args.by_tile) return {0, work.num_groups};
+  if (work.num_groups > 1) return {0, work.num_groups};
   const int first_tiles = run_begin(args, work, 1);
   return {first_tiles, work.num_tiles - first_tiles + 1};
 }
 
-// Whether part `part` is the last one of group `group`.
-__device__ __forceinline__ bool ends_group(const Arguments& args, const Work& work, const PartMap& map, int part, int group) {
-  return !args.by_tile || map.first_tiles + part == group_begin(work, group + 1);
+// Whether part `part` is the last one of a group.
+__device__ __forceinline__ bool ends_group(const Work& work, const PartMap& map, int part) {
+  return work.num_groups > 1 || part + 1 == map.num_parts;
 }
 
 // The part of a CTA's tiles that is being summed up, and the tile before which it ends.
@@ -168,7 +165,7 @@ struct Part {
 
 __device__ __forceinline__ Part first_part(const Arguments& args, const Work& work, int rank) {
   if (args.split == 1) return {0, group_begin(work, 1)};
-  if (args.by_tile) {
+  if (work.num_groups == 1) {
     if (rank == 0) return {0, work.tile_end};
     return {work.tile_begin - run_begin(args, work, 1) + 1, work.tile_begin + 1};
   }
@@ -178,7 +175,7 @@ __device__ __forceinline__ Part first_part(const Arguments& args, const Work& wo
 
 // The part after the one that has been handed over.
 __device__ __forceinline__ Part next_part(const Arguments& args, const Work& work, const Part& part) {
-  return {part.index + 1, args.split > 1 && args.by_tile ? part.tile_end + 1 : group_begin(work, part.index + 2)};
+  return {part.index + 1, args.split > 1 && work.num_groups == 1 ? part.tile_end + 1 : group_begin(work, part.index + 2)};
 }
 
 }  // namespace dsv4::cuda
