@@ -89,9 +89,9 @@ class LayerRun {
     routed.intermediate_size = config_.moe_intermediate_size;
     routed.swiglu_limit = config_.swiglu_limit;
     routed.scratch = ws_.scratch;
-    backend_.moe({routed,
-                  {u(), weights.shared_w1, weights.shared_w2, weights.shared_w3, ws_.shared, num_tokens(), config_.swiglu_limit,
-                   ws_.scratch}});
+    backend_.moe(
+        {routed,
+         {u(), weights.shared_w1, weights.shared_w2, weights.shared_w3, ws_.shared, num_tokens(), config_.swiglu_limit, ws_.scratch}});
   }
 
  private:

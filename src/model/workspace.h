@@ -66,7 +66,7 @@ struct Workspace {
   float* expert_weights = nullptr;  // [T, num_experts_per_tok]
   Bf16* routed = nullptr;           // [T, num_experts_per_tok, d]
   Bf16* shared = nullptr;           // [T, d]
-  uint8_t* scratch = nullptr;  // of attention, and after it of the experts
+  uint8_t* scratch = nullptr;       // of attention, and after it of the experts
   int64_t scratch_bytes = 0;
 
   Bf16* mtp_e = nullptr;           // [T, d]

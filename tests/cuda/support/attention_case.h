@@ -30,7 +30,7 @@ struct Case {
   std::vector<float> sink, freqs = plain_frequencies();
   std::vector<int32_t> selected;
   std::vector<int32_t> key_counts;  // empty: all keys
-  int max_visible = 0;            // the hint
+  int max_visible = 0;              // the hint
   int64_t scratch_bytes = kAttentionMaxScratch / 4;
 
   Case(const Step& rows, int slots, const Dims& dims)

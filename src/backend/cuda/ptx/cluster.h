@@ -45,13 +45,6 @@ __device__ __forceinline__ uint32_t map_shared(const void* pointer, uint32_t ran
   return address;
 }
 
-// The same for ordinary loads.
-__device__ __forceinline__ const void* map_generic(const void* pointer, uint32_t rank) {
-  const void* address;
-  asm volatile("mapa.u64 %0, %1, %2;" : "=l"(address) : "l"(pointer), "r"(rank));
-  return address;
-}
-
 __device__ __forceinline__ float load_cluster(uint32_t address) {
   float value;
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");

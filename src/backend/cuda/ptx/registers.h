@@ -25,20 +25,4 @@ __device__ __forceinline__ void named_barrier_sync(int id, int num_threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
 }
 
-// The same, and whether `value` is true in any of the threads.
-__device__ __forceinline__ bool named_barrier_or(int id, int num_threads, bool value) {
-  int any;
-  asm volatile(
-      "{\n"
-      ".reg .pred p, q;\n"
-      "setp.ne.b32 p, %3, 0;\n"
-      "barrier.cta.red.or.pred q, %1, %2, p;\n"
-      "selp.b32 %0, 1, 0, q;\n"
-      "}\n"
-      : "=r"(any)
-      : "r"(id), "r"(num_threads), "r"(static_cast<int>(value))
-      : "memory");
-  return any != 0;
-}
-
 }  // namespace dsv4::cuda::ptx

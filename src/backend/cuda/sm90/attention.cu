@@ -9,8 +9,8 @@
 //   consumer warpgroup 0    S of tile 0 |softmax| P → shared | O += P·V of tile 0 | of tile 1 |  columns 0 … D/2 − 1
 //   consumer warpgroup 1    S of tile 1 |softmax| P → shared | O += P·V of tile 0 | of tile 1 |  the other columns
 //
-// Products. S [64 heads, 64 keys] = Q·Kᵀ, both operands in shared memory. O [64 heads, columns] += P·V, P in registers, in turn 32 columns:
-// one half of a block is multiplied while the sums of the other are added to O.
+// Products. S [64 heads, 64 keys] = Q·Kᵀ, both operands in shared memory. O [64 heads, columns] += P·V, P in registers, 32 columns after
+// another: more sums beside O would not fit the registers.
 //
 // Numbers. P is taken as two f16, high and low: 22 bits. Maxima are rounded up to integers (of logits in powers of two), so that changing
 // them is exact; P is up to 2^15, which puts the low term of what matters above the subnormals.
@@ -470,7 +470,7 @@ __device__ __forceinline__ void normalise_heads(const AttentionParams& params, c
   sums[1] = normalise_head<kDim>(params, heads, shared, head + 8, leads && thread % 4 == 1, row_sums[1]);
 }
 
-// Stores what shares a scale: `vectors` of the thread from vector `first` of a warpgroup's on, which begins at dim `group_dim`.
+// Stores what shares a scale, of both heads of the thread, from dim `dim` on. o[2v], o[2v + 1]: the sums of vector v, as O has them.
 template <int kDim, AttentionOutput kOutput>
 __device__ __forceinline__ void emit_vectors(const AttentionParams& params, const OutputHeads& heads, const SharedMemory<kDim>& shared,
                                              int thread, int dim, const HeadSums (&sums)[2],
@@ -518,7 +518,6 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& w
   constexpr int kAtOnce = kVectors <= 2 ? 5 : kVectors <= 4 ? 3 : 1;
   constexpr int kPartVectors = Shape<kDim, kGroupBlocks>::kVectors * kConsumers;
   if (!has_columns<kDim, kGroupBlocks>(thread)) return;
-  const int first_dim = first_block<kDim, kGroupBlocks>(work, thread) * kBlockDims;
   const PartMap map = part_map(args, work);
   const int64_t first_index = first_part_index(args, work);
 #pragma unroll 1
@@ -562,6 +561,8 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& w
         }
       }
     }
+    thread = ptx::computed_here(thread);
+    const int first_dim = first_block<kDim, kGroupBlocks>(work, thread) * kBlockDims;
     HeadSums sums[2];
     normalise_heads<kDim>(args.params, work.heads, shared, thread, thread < kGroupThreads && work.column == 0 && first == 0, row_sums,
                           sums);

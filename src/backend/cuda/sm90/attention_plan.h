@@ -48,7 +48,7 @@ inline double cost(const AttentionParams& params, int num_sms, int num_tiles, At
   const int num_groups = num_key_groups(num_tiles);
   const int64_t bytes = part_bytes(params.head_dim, plan.columns);
   const double share = params.head_dim / 512.0 / plan.columns;
-  const double tile_cycles = 3700 + 2800 * share, start_cycles = 6000, store_cycles = 500 + 6000 * share;
+  const double tile_cycles = 1500 + 3800 * share, start_cycles = 6000, store_cycles = 500 + 6000 * share;
   if (plan.split == 1) {
     plan.num_clusters = num_units < num_sms ? num_units : num_sms;
     plan.max_parts = num_groups > 1 ? num_groups : 0;
