@@ -271,6 +271,8 @@ TEST(CKernels, StepsWithoutRowsDoNothing) {
 
 TEST(CKernels, WorkspaceAndPageBytes) {
   Attention attention;
+  EXPECT_EQ(dsv4_attention_workspace_bytes(&attention.args), 138952704u);
+  attention.batch.num_tokens = 9;
   EXPECT_EQ(dsv4_attention_workspace_bytes(&attention.args), size_t{144} << 20);
   attention.batch.num_tokens = attention.batch.num_seqs = 0;
   EXPECT_EQ(dsv4_attention_workspace_bytes(&attention.args), 0u);

@@ -89,6 +89,8 @@ dsv4_attention_args make_attention(const dsv4_batch& batch) {
   args.out = at<void>(8);
   args.out_scales = at<uint8_t>(9);
   args.lse = at<float>(10);
+  args.workspace = at<void>(11);
+  args.workspace_bytes = 1000000000;
   args.num_heads = 20;
   args.head_dim = 256;
   args.window = 21;
@@ -121,6 +123,8 @@ TEST(CKernelParams, Attention) {
   EXPECT_EQ(params.out, at<void>(8));
   EXPECT_EQ(params.out_scales, at<uint8_t>(9));
   EXPECT_EQ(params.lse, at<float>(10));
+  EXPECT_EQ(params.scratch, at<void>(11));
+  EXPECT_EQ(params.scratch_bytes, 1000000000);
   EXPECT_EQ(params.num_heads, 20);
   EXPECT_EQ(params.head_dim, 256);
   EXPECT_EQ(params.window, 21);
