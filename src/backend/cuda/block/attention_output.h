@@ -3,7 +3,6 @@
 #pragma once
 
 #include "backend/cuda/block/quantize.h"
-#include "backend/cuda/block/reduce.h"
 #include "backend/cuda/block/rope.h"
 #include "backend/cuda/ptx/registers.h"
 #include "ops/attention.h"

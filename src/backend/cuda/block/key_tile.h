@@ -8,7 +8,6 @@
 
 namespace dsv4::cuda {
 
-inline constexpr int kTileKeys = 64;
 inline constexpr int kBlockDims = 64;                           // dims under one scale, and the rotated dims
 inline constexpr uint32_t kBlockBytes = 64 * kSwizzleRowBytes;  // of 64 keys, or of 64 heads of Q
 

@@ -38,11 +38,6 @@ __device__ __forceinline__ void async_load_arrive(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-// Waits for the calling thread's async_load_16.
-__device__ __forceinline__ void async_load_wait() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
 // Brings the line of an address into the L2. PTX ISA, "prefetch".
 __device__ __forceinline__ void prefetch_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));

@@ -7,18 +7,12 @@
 namespace dsv4::cuda {
 
 inline constexpr int kHeadTile = 64;  // heads of a CTA
-inline constexpr int kTileOfKeys = 64;
+inline constexpr int kTileKeys = 64;
 // Rows of more tiles of keys are added up in kLongGroups groups.
 inline constexpr int kShortTiles = 64;
 inline constexpr int kLongGroups = 8;
 
-#ifdef __CUDACC__
-#define DSV4_HOST_DEVICE __host__ __device__
-#else
-#define DSV4_HOST_DEVICE
-#endif
-
-DSV4_HOST_DEVICE constexpr int num_key_groups(int num_tiles) {
+constexpr int num_key_groups(int num_tiles) {
   return num_tiles > kShortTiles ? kLongGroups : 1;
 }
 
@@ -86,7 +80,7 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
     const int64_t bound = static_cast<int64_t>(params.batch.page_table_stride) * params.entries.entries_per_page;
     num_keys += params.selected != nullptr ? params.num_selected : params.max_visible > 0 ? params.max_visible : bound;
   }
-  const int num_tiles = static_cast<int>((num_keys + kTileOfKeys - 1) / kTileOfKeys);
+  const int num_tiles = static_cast<int>((num_keys + kTileKeys - 1) / kTileKeys);
   const int num_blocks = params.head_dim / 64;
   AttentionPlan best;
   double lowest = -1;

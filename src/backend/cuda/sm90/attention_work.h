@@ -11,8 +11,6 @@
 
 namespace dsv4::cuda {
 
-static_assert(kTileOfKeys == kTileKeys);
-
 struct Arguments {
   AttentionParams params;
   size_t ring_page_bytes;
