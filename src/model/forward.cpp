@@ -60,18 +60,18 @@ void Model::check_step(const StepInput& step) const {
   }
 }
 
-LayerContext Model::layer_context(int layer_idx, const LayerWeights& weights, const StepShape& shape, const KvCache& cache) const {
+LayerContext Model::layer_context(int layer_idx, const LayerWeights& weights, int max_position, const KvCache& cache) const {
   const int ratio = config_.ratio(layer_idx);
   const float* freqs = freqs_.as<float>() + (ratio == 0 ? 0 : kHalfRope);
-  const int max_visible = ratio == 0 ? 0 : num_visible_entries(shape.max_position, ratio);
+  const int max_visible = ratio == 0 ? 0 : num_visible_entries(max_position, ratio);
   return {config_, weights, cache.layer(layer_idx), freqs, layer_idx, ratio, max_visible};
 }
 
-void Model::run_layers(const BatchView& batch, const StepShape& shape, const KvCache& cache, LayerObserver* observer) {
+void Model::run_layers(const BatchView& batch, int max_position, const KvCache& cache, LayerObserver* observer) {
   backend_.embed({batch.token_ids, weights_.embed, workspace_.streams, batch.num_tokens, config_.hc_mult, config_.hidden_size});
   LayerPass pass(batch, workspace_.streams, workspace_, backend_, observer);
   for (int layer_idx = 0; layer_idx < config_.num_hidden_layers; ++layer_idx) {
-    pass.run(layer_context(layer_idx, weights_.layers[static_cast<size_t>(layer_idx)], shape, cache));
+    pass.run(layer_context(layer_idx, weights_.layers[static_cast<size_t>(layer_idx)], max_position, cache));
   }
   pass.finish();
 }
@@ -80,7 +80,7 @@ void Model::decode(const BatchView& batch, const KvCache& cache, float* logits) 
   require(batch.num_tokens <= options_.max_decode_rows && batch.num_seqs == batch.num_tokens,
           "decode: {} rows of {} sequences, expected one each of at most {}", batch.num_tokens, batch.num_seqs, options_.max_decode_rows);
   num_rows_ = 0;
-  run_layers(batch, {batch.page_table_stride * kPagePositions - 1}, cache, observer_);
+  run_layers(batch, batch.page_table_stride * kPagePositions - 1, cache, observer_);
   run_head(weights_.head, workspace_.streams, batch.num_tokens, logits);
 }
 
@@ -89,7 +89,7 @@ void Model::forward(const StepInput& step, KvCache& cache) {
   const BatchView batch = device_step_.upload(step);
   num_rows_ = batch.num_tokens;
   if (num_rows_ == 0) return;
-  run_layers(batch, step.shape(), cache, observer_);
+  run_layers(batch, step.max_position(), cache, observer_);
 }
 
 // Logits [num_rows, vocab_size] of streams [num_rows, hc, d] (spec 2.12).
@@ -147,7 +147,7 @@ void Model::forward_mtp(const StepInput& step, KvCache& cache) {
   backend_.mtp_join({workspace_.mtp_e, workspace_.mtp_g, workspace_.mtp_streams, num_rows_, config_.hc_mult, hidden_size});
 
   LayerPass pass(batch, workspace_.mtp_streams, workspace_, backend_, nullptr);
-  pass.run(layer_context(config_.num_hidden_layers, mtp.layer, step.shape(), cache));
+  pass.run(layer_context(config_.num_hidden_layers, mtp.layer, step.max_position(), cache));
   pass.finish();
 }
 
@@ -158,7 +158,7 @@ void Model::forward_layer(int layer_idx, const StepInput& step, KvCache& cache, 
   const size_t bytes = product({num_rows_, config_.hc_mult, config_.hidden_size}, sizeof(Bf16));
   backend_.copy_from_host(workspace_.streams, streams, bytes);
   LayerPass pass(batch, workspace_.streams, workspace_, backend_, observer_);
-  pass.run(layer_context(layer_idx, weights_.layers.at(static_cast<size_t>(layer_idx)), step.shape(), cache));
+  pass.run(layer_context(layer_idx, weights_.layers.at(static_cast<size_t>(layer_idx)), step.max_position(), cache));
   pass.finish();
   backend_.copy_to_host(out, workspace_.streams, bytes);
 }

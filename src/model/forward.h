@@ -61,9 +61,10 @@ class Model {
   void set_observer(LayerObserver* observer) { observer_ = observer; }
 
  private:
-  LayerContext layer_context(int layer_idx, const LayerWeights& weights, const StepShape& shape, const KvCache& cache) const;
+  // `max_position`: the largest of the step, or an upper bound.
+  LayerContext layer_context(int layer_idx, const LayerWeights& weights, int max_position, const KvCache& cache) const;
   // Embedding and main layers; the streams are then in the workspace.
-  void run_layers(const BatchView& batch, const StepShape& shape, const KvCache& cache, LayerObserver* observer);
+  void run_layers(const BatchView& batch, int max_position, const KvCache& cache, LayerObserver* observer);
   void run_head(const HeadWeights& head, const Bf16* streams, int num_rows, float* logits);
   float* head_logits(const HeadWeights& head, const Bf16* streams, std::span<const int32_t> rows);
   void check_step(const StepInput& step) const;

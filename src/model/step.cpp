@@ -28,10 +28,10 @@ void StepInput::add_sequence(int slot, int first_position, std::span<const int32
   pages_.push_back(pages.first(static_cast<size_t>(num_pages)));
 }
 
-StepShape StepInput::shape() const {
-  StepShape shape;
-  for (int32_t position : positions_) shape.max_position = std::max(shape.max_position, position);
-  return shape;
+int StepInput::max_position() const {
+  int32_t largest = 0;
+  for (int32_t position : positions_) largest = std::max(largest, position);
+  return largest;
 }
 
 DeviceStep::DeviceStep(Backend& backend, int max_tokens, int max_seqs, int max_pages_per_seq)

@@ -11,11 +11,6 @@
 
 namespace dsv4 {
 
-// What a device may want to know about a step before it looks at it.
-struct StepShape {
-  int max_position = 0;  // largest position, or an upper bound
-};
-
 // A ragged list of tokens, sequence after sequence (design section 2). Reused from step to step.
 class StepInput {
  public:
@@ -28,8 +23,8 @@ class StepInput {
   int num_tokens() const { return static_cast<int>(token_ids_.size()); }
   int num_seqs() const { return static_cast<int>(slots_.size()); }
   int last_row(int seq_idx) const { return row_begin_[static_cast<size_t>(seq_idx) + 1] - 1; }
-  // Of a step that is not empty.
-  StepShape shape() const;
+  // The largest position of a step that is not empty.
+  int max_position() const;
   std::span<const int32_t> token_ids() const { return token_ids_; }
   std::span<const int32_t> positions() const { return positions_; }
 
