@@ -61,10 +61,10 @@ __device__ __forceinline__ uint2 e4m3x4_values(uint32_t codes, uint32_t scale_pa
   return {multiply_bf16x2(wide[0], scale_pair), multiply_bf16x2(wide[1], scale_pair)};
 }
 
-// 2^(code − 127) as f16: exact from 2^-24 to 2^15, below that 0, above it 2^15.
-__device__ __forceinline__ uint16_t f16_scale(uint32_t code) {
-  const int exponent = min(static_cast<int>(code) - 112, 30);  // biased
-  return static_cast<uint16_t>(exponent > 0 ? exponent << 10 : exponent < -9 ? 0 : 0x200 >> -exponent);
+// 2^(code − 127) of byte `i` of four codes as two equal f16: exact from 2^-24 to 2^15, below that 0, above it 65,504.
+__device__ __forceinline__ uint32_t f16_scale_pair(uint32_t codes, int i) {
+  const float scale = __uint_as_float(__byte_perm(codes, 0, 0x0444 | i << 12) >> 1);  // the code as the exponent
+  return ptx::convert_saturated_f16x2(scale, scale);
 }
 
 // f16 of four e4m3 codes times their scales (f16 pairs): bytes 0 and 1 → low, bytes 2 and 3 → high. Exact where the product is an f16.

@@ -1,9 +1,10 @@
 // Cache entries of 64 keys in shared memory as f16, the operand of both products: rows of keys [64, 64 dims], 128-byte swizzled blocks,
-// that wgmma reads K-major as keys (S = Q·Kᵀ) and N-major as values (O = P·V). Two threads make a key of its FP8 codes.
+// that wgmma reads K-major as keys (S = Q·Kᵀ) and N-major as values (O = P·V). Four threads make a block of a key of its FP8 codes.
 #pragma once
 
 #include "backend/cuda/block/formats.h"
 #include "backend/cuda/block/swizzle.h"
+#include "backend/cuda/ptx/copy.h"
 #include "ops/kv_layout.h"
 
 namespace dsv4::cuda {
@@ -39,61 +40,8 @@ __device__ __forceinline__ void store_dims(uint8_t* block, int row, int part, co
   *reinterpret_cast<uint4*>(block + swizzled_offset(row, 2 * part + 1)) = dims.chunks[1];
 }
 
-// Where an entry is; nullptr: none.
-struct EntryPlace {
-  const uint8_t* values;
-  const uint8_t* scales;
-};
-
-// What a thread has read of an entry: of each block 16 dims. Four threads make an entry.
-template <int kDim>
-struct EntryQuarter {
-  static constexpr int kFp8Blocks = kDim / kBlockDims - 1;
-  uint4 codes[kFp8Blocks < 1 ? 1 : kFp8Blocks];
-  uint4 rotated[2];
-  uint2 scales;  // the last byte: whether there is an entry
-
-  __device__ __forceinline__ bool is_entry() const { return scales.y >> 31 != 0; }
-};
-
 __device__ __forceinline__ uint4 load_or_zero(const uint8_t* address, bool valid) {
-  return valid ? __ldg(reinterpret_cast<const uint4*>(address)) : make_uint4(0, 0, 0, 0);
-}
-
-// Begins to read quarter `quarter` of an entry; zeros where there is none.
-template <int kDim>
-__device__ __forceinline__ void load_entry(const EntryPlace& entry, int quarter, EntryQuarter<kDim>& words) {
-  using Quarter = EntryQuarter<kDim>;
-  constexpr int kScaleBytes = static_cast<int>(KvEntryLayout{kDim}.scale_bytes());
-  const bool is_entry = entry.values != nullptr;
-#pragma unroll
-  for (int block = 0; block < Quarter::kFp8Blocks; ++block) {
-    words.codes[block] = load_or_zero(entry.values + block * kBlockDims + quarter * 16, is_entry);
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    words.rotated[i] = load_or_zero(entry.values + Quarter::kFp8Blocks * kBlockDims + quarter * 32 + i * 16, is_entry);
-  }
-  words.scales = make_uint2(0, 0);
-  if (!is_entry) return;
-  if constexpr (kScaleBytes == 8) {
-    words.scales = *reinterpret_cast<const uint2*>(entry.scales);
-  } else if constexpr (kScaleBytes == 4) {
-    words.scales.x = *reinterpret_cast<const uint32_t*>(entry.scales);
-  }
-  words.scales.y = (words.scales.y & 0x00ffffffu) | 0x80000000u;
-}
-
-// Its values into row `key` of a tile's blocks.
-template <int kDim>
-__device__ __forceinline__ void store_entry(uint8_t (*blocks)[kBlockBytes], int key, int quarter, const EntryQuarter<kDim>& words) {
-  using Quarter = EntryQuarter<kDim>;
-#pragma unroll
-  for (int block = 0; block < Quarter::kFp8Blocks; ++block) {
-    const uint32_t scale = f16_scale((block < 4 ? words.scales.x : words.scales.y) >> (block % 4 * 8) & 0xff) * 0x10001u;
-    store_dims(blocks[block], key, quarter, permuted_f16(words.codes[block], scale));
-  }
-  store_dims(blocks[Quarter::kFp8Blocks], key, quarter, permuted_f16(words.rotated[0], words.rotated[1]));
+    return valid ? __ldg(reinterpret_cast<const uint4*>(address)) : make_uint4(0, 0, 0, 0);
 }
 
 }  // namespace dsv4::cuda

@@ -26,6 +26,13 @@ __device__ __forceinline__ uint32_t convert_f16x2(float high, float low) {
   return pair;
 }
 
+// The same, but never infinite: larger magnitudes become 65,504.
+__device__ __forceinline__ uint32_t convert_saturated_f16x2(float high, float low) {
+  uint32_t pair;
+  asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
 // The f16 pair's halves as fp32.
 __device__ __forceinline__ void widen_f16x2(uint32_t pair, float& high, float& low) {
   asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.f32.f16 %0, l;\ncvt.f32.f16 %1, h;\n}\n" : "=f"(low), "=f"(high) : "r"(pair));

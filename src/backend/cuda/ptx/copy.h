@@ -38,6 +38,13 @@ __device__ __forceinline__ void async_load_arrive(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
+// An ordinary load that the compiler leaves where it stands: loads that do not wait for each other's values are then under way together.
+__device__ __forceinline__ int32_t load_here(const int32_t* global) {
+  int32_t value;
+  asm volatile("ld.global.b32 %0, [%1];" : "=r"(value) : "l"(global));
+  return value;
+}
+
 // Brings the line of an address into the L2. PTX ISA, "prefetch".
 __device__ __forceinline__ void prefetch_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));

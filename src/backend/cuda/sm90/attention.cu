@@ -1,28 +1,32 @@
 // Core attention with sink (ops/attention.h) on wgmma, f16 operands and fp32 sums.
 //
-// Work. A row × 64 heads belongs to a CTA, or to several: some for other columns of the output, or a cluster that shares the keys. Keys
-// (window ascending, then entries) come in tiles of 64. Every tile's products start from zero, relative to the tile's own maxima, and are
-// added to those of the tiles before it in fp32, with exact factors (fold(), block/attention_output.h). So a row's bits depend on its keys
-// alone, not on who computed which tile and which columns: make_plan() chooses what fills the GPU.
+// Work. A row × 64 heads belongs to a CTA, or to several: some for other columns of the output, others for other keys. Keys (window
+// ascending, then entries) come in pieces of two tiles of 64. Every piece's products start from zero, relative to the piece's own maxima,
+// and are added to those of the pieces before it in fp32, with exact factors (fold(), block/attention_output.h). So a row's bits depend on
+// its keys alone, not on who computed which piece and which columns: make_attention_plan() chooses what fills the GPU.
 //
-//   producer warpgroup      entries → registers, FP8 → f16, into 2 tiles of shared memory [64 keys, D]
-//   consumer warpgroup 0    S of tile 0 |softmax| P → shared | O += P·V of tile 0 | of tile 1 |  columns 0 … D/2 − 1
-//   consumer warpgroup 1    S of tile 1 |softmax| P → shared | O += P·V of tile 0 | of tile 1 |  the other columns
+//   producer warpgroup      entries → registers, FP8 → f16 → shared memory, block of 64 dims by block
+//   consumer warpgroup 0    S of tile 0 | maxima | softmax | P → shared | O += P·V of both tiles, columns 0 … D/2 − 1
+//   consumer warpgroup 1    S of tile 1 | maxima | softmax | P → shared | O += P·V of both tiles, the other columns
 //
-// Products. S [64 heads, 64 keys] = Q·Kᵀ, both operands in shared memory. O [64 heads, columns] += P·V, P in registers, 32 columns after
-// another: more sums beside O would not fit the registers.
+// A block of 64 dims × 64 keys is filled again as soon as the warpgroup that has these columns is done with it: the next piece arrives
+// while this one's values are multiplied, and its S begins with the blocks that came first.
 //
-// Numbers. P is taken as two f16, high and low: 22 bits. Maxima are rounded up to integers (of logits in powers of two), so that changing
+// Numbers. P is taken as one or two f16, 11 or 22 bits. Maxima are rounded up to integers (of logits in powers of two), so that changing
 // them is exact; P is up to 2^15, which puts the low term of what matters above the subnormals.
 //
-// Budget per tile of 64 keys, D = 512: S 32 wgmma m64n64k16 = 1024 cycles, O 2 × 32 = 2048. docs/kernels/attention.md.
+// Budget per piece, D = 512: S 2 × 32 wgmma m64n64k16 = 2048 cycles, O 2048 per term. docs/kernels/attention.md.
+#include <atomic>
+
 #include "backend/cuda/block/attention_output.h"
 #include "backend/cuda/block/key_tile.h"
 #include "backend/cuda/ops.h"
 #include "backend/cuda/ptx/cluster.h"
 #include "backend/cuda/ptx/copy.h"
+#include "backend/cuda/ptx/counter.h"
 #include "backend/cuda/ptx/exp2.h"
 #include "backend/cuda/ptx/grid.h"
+#include "backend/cuda/ptx/matrix.h"
 #include "backend/cuda/ptx/registers.h"
 #include "backend/cuda/ptx/wgmma.h"
 #include "backend/cuda/sm90/attention_plan.h"
@@ -31,156 +35,346 @@
 namespace dsv4::cuda {
 namespace {
 
-constexpr int kStages = 2;  // one per consumer warpgroup
-constexpr int kTerms = 2;   // of P
+constexpr int kTiles = 2;  // of a piece: one per consumer warpgroup
 constexpr int kSteps = kTileKeys / 16;
 constexpr int kGroupThreads = 128;
 constexpr int kConsumers = 2 * kGroupThreads;
-constexpr int kThreads = kConsumers + kGroupThreads;
+constexpr int kWarps = kConsumers / 32;
+constexpr int kProducers = kGroupThreads;
+constexpr int kThreads = kConsumers + kProducers;
 constexpr int kHeadroom = 15;  // P is relative to 2^(maximum − kHeadroom)
-constexpr int kConsumerBarrier = 1;
+constexpr int kMaximaBarrier = 1, kProbabilityBarrier = 2, kRowBarrier = 3, kProducerBarrier = 4, kTurnBarrier = 5;
 constexpr uint32_t kValueStep = 16 * kSwizzleRowBytes >> 4;  // descriptor units of 16 keys
+constexpr uint32_t kDepthStep = 32 >> 4;                     // of 16 dims of a K-major operand
+constexpr int kArrivalSlots = 4096, kMaxSharedUnits = 128;
 constexpr float kLog2E = 1.44269504088896340736f;
 
 // Shapes that follow from head_dim and the blocks of 64 columns that a warpgroup has.
 template <int kDim, int kGroupBlocks>
 struct Shape {
   static constexpr int kBlocks = kDim / kBlockDims;
-  static constexpr int kGroups = kBlocks <= 2 ? 1 : 2;  // warpgroups that have columns of O
-  static constexpr int kVectors = 8 * kGroupBlocks;     // of four values, of a thread
+  static constexpr int kGroups = kBlocks <= 2 ? 1 : 2;          // warpgroups that have columns of O
+  static constexpr int kColumnBlocks = kGroups * kGroupBlocks;  // of a CTA
+  static constexpr int kVectors = 8 * kGroupBlocks;             // of four values, of a thread
+  static constexpr bool kTurns = kGroups == 2 && kGroupBlocks > 1;  // the warpgroups multiply in turns
 };
 
-// Registers of threads. Where O and the output leave some, the producers read further ahead.
+// With which parity to wait for a row and for a piece.
+struct Parities {
+  uint32_t bits = 0;
+
+  __device__ __forceinline__ int row() const { return static_cast<int>(ptx::computed_here(static_cast<int>(bits)) & 1); }
+  __device__ __forceinline__ uint32_t piece() const { return bits >> 1; }
+  __device__ __forceinline__ void next_row() { bits ^= 1; }
+  __device__ __forceinline__ void next_piece() { bits ^= 2; }
+};
+
+// The piece that a producer warp is at.
+struct ProducerTurn {
+  int piece;
+  Parities parities;
+};
+
+// O of a thread: of rows g and g + 8 of its warp's 16 heads, of blocks of 64 columns.
+template <int kGroupBlocks>
+using Output = float[kGroupBlocks][32];
+
+// Of a row, in turns.
+struct RowState {
+  Work work;
+  float sinks[kHeadTile];  // times log2(e)
+  Rotation rotations[kRopeDim / 2];
+};
+
+template <int kDim, int kTerms>
+struct SharedMemory {
+  static constexpr int kBlocks = kDim / kBlockDims;
+  alignas(kSwizzleAtomBytes) uint8_t q[kBlocks][kBlockBytes];
+  alignas(kSwizzleAtomBytes) uint8_t keys[kTiles][kBlocks][kBlockBytes];
+  alignas(kSwizzleAtomBytes) uint8_t p[kTerms][kTiles][kBlockBytes];  // [64 heads, 64 keys]
+  RowState rows[2];
+  int maxima[kTiles][kHeadTile];
+  float totals[kTiles][kHeadTile];
+  alignas(16) float bias[kTiles][kTileKeys];  // 0, or −∞ where there is no key
+  Part parts[kWarps];                         // of a consumer warp, which has no registers for it
+  ProducerTurn turns[kProducers / 32];        // of a producer warp, the same
+  uint64_t full[kTiles][kBlocks];
+  uint64_t empty[kTiles][kBlocks];
+  uint64_t row_full;
+  uint64_t row_empty;  // S of the row's last piece is done
+};
+static_assert(sizeof(SharedMemory<512, 2>) <= 227 * 1024, "the most a CTA may have on Hopper");
+
+// What a producer warp, which has 32 keys of a tile, moves at once: a block of 64 coded dims of its keys, or the rotated dims of half of
+// them. A lane has 16 bytes of four keys, or 32 of two.
+template <int kDim>
+struct Units {
+  static constexpr int kBlocks = kDim / kBlockDims;
+  static constexpr int kCoded = kBlocks - 1;
+  static constexpr int kUnits = kCoded + 2;
+  static constexpr int kWords = 4 * kUnits;  // of a lane
+
+  static constexpr bool is_coded(int unit) { return unit < kCoded; }
+  static constexpr int half(int unit) { return unit - kCoded; }  // of the keys, of rotated dims
+  // Blocks of the one and of the other warpgroup's columns in turns, as they become free.
+  static constexpr int block_at(int i) { return kBlocks == 1 ? 0 : i % 2 * (kBlocks / 2) + i / 2; }
+  static constexpr int block(int unit) { return is_coded(unit) ? block_at(unit) : kBlocks - 1; }
+  static constexpr bool begins_block(int unit) { return unit <= kCoded; }
+  static constexpr bool ends_block(int unit) { return is_coded(unit) || half(unit) == 1; }
+  static_assert(kBlocks == 1 || block_at(kBlocks - 1) == kBlocks - 1, "the rotated dims come last");
+};
+
+// Registers of threads, in all three times 168, and how many words of a lane the producers read ahead.
 template <int kGroupBlocks, AttentionOutput kOutput>
 struct Registers {
-  static constexpr bool kFew = kGroupBlocks == 4 || kOutput == AttentionOutput::kFp8;
-  static constexpr int kConsumer = kFew ? 200 : 152;
-  static constexpr int kProducer = kFew ? 104 : 200;
-  static_assert(kProducer + 2 * kConsumer <= 3 * 168, "more would wait for each other for ever");
-  static constexpr int kTilesAhead = kFew ? 1 : 2;
+  static constexpr int kConsumer = kGroupBlocks == 4                   ? 208
+                                   : kOutput == AttentionOutput::kFp8  ? 200
+                                   : kOutput == AttentionOutput::kFp32 ? 176
+                                                                       : 152;
+  static constexpr int kProducer = 3 * 168 - 2 * kConsumer;
+};
+template <int kDim>
+inline constexpr int kWordsAhead = Units<kDim>::kWords / 4;
+
+// Of the four keys whose values a lane moves, those of its quad: where its bytes of them begin.
+struct QuadKeys {
+  const uint8_t* values[4];
 };
 
-// O of a thread: of rows g and g + 8 of its warp's 16 heads. Sums of 32 columns each.
-template <int kGroupBlocks>
-using Output = float[2 * kGroupBlocks][16];
-
-using Probabilities = uint32_t[kTerms][kSteps][4];  // A of O
-
-// What a consumer warp would hold in registers, if it had them.
-struct WarpState {
-  Work work;
-  Part part;
-};
+__device__ __forceinline__ QuadKeys quad_keys(const uint8_t* values) {
+  QuadKeys keys;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    keys.values[i] = reinterpret_cast<const uint8_t*>(__shfl_sync(0xffffffffu, reinterpret_cast<uint64_t>(values), i, 4)) + threadIdx.x % 4 * 16;
+  }
+  return keys;
+}
 
 template <int kDim>
-struct SharedMemory {
-  alignas(kSwizzleAtomBytes) uint8_t q[kDim / kBlockDims][kBlockBytes];
-  alignas(kSwizzleAtomBytes) uint8_t keys[kStages][kDim / kBlockDims][kBlockBytes];
-  uint4 p[kStages][kTerms * kSteps][kGroupThreads];
-  PartSum sums[kStages][kHeadTile];
-  alignas(16) float bias[kStages][kTileKeys];  // 0, or −∞ where there is no key
-  float sinks[kHeadTile];                      // times log2(e)
-  Rotation rotations[kRopeDim / 2];
-  WarpState warps[kConsumers / 32];
-  uint64_t full[kStages];
-  uint64_t empty[kStages];
-  uint64_t p_full[kStages];
-  uint64_t p_empty[kStages];
-};
-static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
-
-// Bit i: whether stage i has been used an odd number of times. The parity with which to wait for its next use, and for the end of the one
-// before that (before the first use such a wait returns at once).
-using Uses = uint32_t;
-__device__ __forceinline__ uint32_t next_parity(Uses uses, int stage) {
-  return uses >> stage & 1;
-}
-__device__ __forceinline__ uint32_t last_parity(Uses uses, int stage) {
-  return next_parity(uses, stage) ^ 1;
-}
-
-// The producer warpgroup: four threads per key, two keys per thread. kAhead tiles are read ahead of the one that is stored.
-template <int kDim, int kAhead>
-__device__ __forceinline__ void produce(const Arguments& args, const Work& work, SharedMemory<kDim>& shared, int thread, Uses& uses) {
-  constexpr int kRows = kTileKeys / (kGroupThreads / 4);
-  const KeySource source = key_source(args, work);
-  EntryQuarter<kDim> words[kAhead][kRows];
-  int entries[kAhead][kRows];
-  const auto key_of = [&](int tile, int row) { return tile * kTileKeys + row * (kGroupThreads / 4) + thread / 4; };
-  const auto find = [&](int tile, int slot) {
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      entries[slot][row] = tile < work.tile_end ? find_entry(args, work, source, key_of(tile, row)) : -1;
-    }
-  };
-  const auto load = [&](int tile, int slot) {
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      const EntryPlace place = locate<kDim>(args, work, source, key_of(tile, row), entries[slot][row]);
-      load_entry<kDim>(place, thread % 4, words[slot][row]);
-    }
-  };
-  Part part = first_part(args, work, cluster_rank());
-  int stage = 0;
-#pragma unroll
-  for (int slot = 0; slot < kAhead; ++slot) find(work.tile_begin + slot, slot);
-#pragma unroll
-  for (int slot = 0; slot < kAhead; ++slot) load(work.tile_begin + slot, slot);
-#pragma unroll 1
-  for (int first = work.tile_begin; first < work.tile_end; first += kAhead) {
-#pragma unroll
-    for (int slot = 0; slot < kAhead; ++slot) {
-      const int tile = first + slot;
-      if (tile >= work.tile_end) break;
-      ptx::mbarrier_wait(&shared.empty[stage], last_parity(uses, stage));
-#pragma unroll
-      for (int row = 0; row < kRows; ++row) {
-        const int key = row * (kGroupThreads / 4) + thread / 4;
-        store_entry<kDim>(shared.keys[stage], key, thread % 4, words[slot][row]);
-        if (row == 0) find(tile + kAhead, slot);  // now that there are registers for it
-        if (thread % 4 == 0) shared.bias[stage][key] = words[slot][row].is_entry() ? 0.0f : __int_as_float(0xff800000);
-      }
-      ptx::fence_async_proxy();
-      ptx::mbarrier_arrive(&shared.full[stage]);
-      load(tile + kAhead, slot);  // after the fence, which waits for loads
-      uses ^= 1u << stage;
-      stage ^= 1;
-      if (tile + 1 < part.tile_end) continue;
-      part = next_part(args, work, part);
-      stage = 0;
-    }
+__device__ __forceinline__ uint2 read_scales(const EntryPlace& place) {
+  constexpr int kScaleBytes = static_cast<int>(KvEntryLayout{kDim}.scale_bytes());
+  if constexpr (kScaleBytes == 8) {
+    return __ldg(reinterpret_cast<const uint2*>(place.scales));
+  } else if constexpr (kScaleBytes == 4) {
+    return {__ldg(reinterpret_cast<const uint32_t*>(place.scales)), 0};
+  } else {
+    return {};
   }
 }
 
-// What a thread finds out while Q is on its way: the rotation of its pair of dims (of the first kRopeDim/2 threads), its head's sink.
-struct RowConstants {
-  Rotation rotation;
-  float sink;  // times log2(e)
+// Begins to read word `i` of a unit. Of the rotated dims, whose bytes of a lane are two words, the second is 16 bytes behind the first.
+template <int kDim>
+__device__ __forceinline__ void load_word(int unit, int i, const QuadKeys& keys, uint4& word) {
+  using U = Units<kDim>;
+  const uint8_t* values = keys.values[U::is_coded(unit) ? i : 2 * U::half(unit) + i / 2];
+  if (!U::is_coded(unit)) values += threadIdx.x % 4 * 16;
+  word = __ldg(reinterpret_cast<const uint4*>(values + (U::is_coded(unit) ? U::block(unit) : U::kBlocks - 1) * kBlockDims +
+                                              (U::is_coded(unit) ? 0 : i % 2 * 16)));
+}
+
+// The producers' read-ahead of kAhead words.
+template <int kDim, int kAhead>
+struct Stream {
+  static_assert(Units<kDim>::kWords % kAhead == 0);
+  uint4 words[kAhead];
+  QuadKeys keys;    // of the piece that is being read
+  uint2 scales;     // of the lane's key of that piece
+  bool is_key;      // whether there is one
+  int entry_ahead;  // of the piece after it
+  int page_ahead;
 };
 
-// Q [64, kDim] into shared memory as f16; heads beyond the model's are zeros.
-template <int kDim>
-__device__ __forceinline__ RowConstants load_queries(const AttentionParams& params, const OutputHeads& heads, int position,
-                                                     SharedMemory<kDim>& shared, int thread) {
-  constexpr int kBlocks = kDim / kBlockDims;  // a warp has eight heads × 64 dims at a time, one set of heads or another per block
-  const int head = thread / 32 * 8 + thread % 32 / 4, dims = thread % 4;
+// The producer's number, found out where it is needed.
+__device__ __forceinline__ int this_producer() {
+  return ptx::computed_here(threadIdx.x) - kConsumers;
+}
+
+// The key of a piece that a producer looks for: those of a quad are eight apart.
+__device__ __forceinline__ int key_of_producer(int producer) {
+  return producer / 32 * 32 + producer % 4 * 8 + producer % 32 / 4;
+}
+
+__device__ __forceinline__ int key_of(int piece, int producer) {
+  return piece * kPieceKeys + key_of_producer(producer);
+}
+
+__device__ __forceinline__ int entry_of(const Arguments& args, const Work& work, int piece, int producer) {
+  return piece < work.piece_end ? find_entry(args, work, key_of(piece, producer)) : -1;
+}
+
+template <int kDim, int kTerms>
+__device__ __forceinline__ ProducerTurn& turn_of(SharedMemory<kDim, kTerms>& shared) {
+  return shared.turns[this_producer() / 32];
+}
+
+// The keys of a tile of the CTA's pieces of a row into shared memory, `phase` after `phase`.
+template <int kDim, int kTerms, int kAhead>
+__device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory<kDim, kTerms>& shared, Parities& parities,
+                                             Stream<kDim, kAhead>& stream) {
+  using U = Units<kDim>;
+  const int producer = threadIdx.x - kConsumers, row = producer / 32 % 2 * 32 + producer % 32 / 4;
+  uint8_t* const keys = shared.keys[0][0];
+  constexpr int kTileBytes = U::kBlocks * kBlockBytes, kPageUnit = U::kUnits / 3;
+  static_assert((U::kWords - kAhead) / 4 >= kPageUnit, "the page must be known when its entry is read");
+  const int first_chunk = producer / kTileKeys * kTileBytes + swizzled_offset(row, 2 * (producer % 4));
+  ProducerTurn& turn = shared.turns[producer / 32];
+  if (producer % 32 == 0) turn = {shared.rows[parities.row()].work.piece_begin, parities};
+  __syncwarp();
+#pragma unroll 1
+  while (turn.piece < shared.rows[turn.parities.row()].work.piece_end) {
+    const Work& work = shared.rows[turn.parities.row()].work;
+    const uint32_t phase = turn.parities.piece();
+    uint2 scales[4];  // of the quad's keys
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      scales[i].x = __shfl_sync(0xffffffffu, stream.scales.x, i, 4);
+      scales[i].y = __shfl_sync(0xffffffffu, stream.scales.y, i, 4);
+    }
+    const bool is_key = stream.is_key;
+#pragma unroll
+    for (int unit = 0; unit < U::kUnits; ++unit) {
+      const int block = U::block(unit), tile = ptx::computed_here(first_chunk) / kTileBytes;
+      if (U::begins_block(unit)) ptx::mbarrier_wait(&shared.empty[tile][block], phase ^ 1);
+      if (unit == 0) {
+        shared.bias[tile][key_of_producer(this_producer()) % kTileKeys] = is_key ? 0.0f : __int_as_float(0xff800000);
+        stream.entry_ahead = entry_of(args, work, turn_of(shared).piece + 1, this_producer());
+      }
+      if (unit == kPageUnit) {
+        stream.page_ahead = find_page(args, work, key_of(turn_of(shared).piece + 1, this_producer()), stream.entry_ahead);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i += U::is_coded(unit) ? 1 : 2) {
+        const int index = 4 * unit + i;
+        uint4& word = stream.words[index % kAhead];
+        const uint32_t scale = f16_scale_pair(block < 4 ? scales[i].x : scales[i].y, block % 4);
+        const PermutedDims dims = U::is_coded(unit) ? permuted_f16(word, scale)
+                                                    : permuted_f16(word, stream.words[(index + 1) % kAhead]);
+        const uint32_t offset = block * kBlockBytes + (U::is_coded(unit) ? i : 2 * U::half(unit) + i / 2) * kSwizzleAtomBytes;
+        *reinterpret_cast<uint4*>(keys + first_chunk + offset) = dims.chunks[0];
+        *reinterpret_cast<uint4*>(keys + (ptx::computed_here(first_chunk) ^ 16) + offset) = dims.chunks[1];
+#pragma unroll
+        for (int k = 0; k < (U::is_coded(unit) ? 1 : 2); ++k) {
+          const int next = index + k + kAhead;
+          if (next == U::kWords) {
+            const EntryPlace place_ahead = locate<kDim>(args, work, key_of(turn_of(shared).piece + 1, this_producer()), stream.entry_ahead, stream.page_ahead);
+            stream.keys = quad_keys(place_ahead.values);
+            stream.scales = read_scales<kDim>(place_ahead);
+            stream.is_key = stream.entry_ahead >= 0;
+          }
+          load_word<kDim>(next % U::kWords / 4, next % 4, stream.keys, stream.words[next % kAhead]);
+        }
+      }
+      if (U::ends_block(unit)) {
+            ptx::mbarrier_arrive(&shared.full[tile][block]);
+      }
+    }
+    __syncwarp();
+    if (producer % 32 == 0) {
+      ++turn.piece;
+      turn.parities.next_piece();
+    }
+    __syncwarp();
+  }
+  parities = turn.parities;
+}
+
+// Q [64, kDim] of a unit into shared memory as f16, kNum / 4 heads from head `first` on by kNum threads, kAtOnce blocks at a time; heads
+// beyond the model's are zeros.
+template <int kDim, int kNum, int kAtOnce>
+__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputHeads& heads, int first,
+                                             uint8_t (*shared_q)[kBlockBytes], int thread) {
+  constexpr int kBlocks = kDim / kBlockDims, kStep = kAtOnce < kBlocks ? kAtOnce : kBlocks;
+  const int head = first + thread / 4, dims = thread % 4;
   const bool is_head = head < heads.num_heads;
   const Bf16* q = params.q + (static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head) * kDim + dims * 16;
-  uint4 chunks[kBlocks][2];
 #pragma unroll
-  for (int block = 0; block < kBlocks; ++block) {
-    const uint8_t* place = reinterpret_cast<const uint8_t*>(q + block * kBlockDims);
-    chunks[block][0] = load_or_zero(place, is_head);
-    chunks[block][1] = load_or_zero(place + 16, is_head);
-  }
-  RowConstants constants{};
-  if (thread < heads.num_heads) constants.sink = params.sink[heads.head_begin + thread] * kLog2E;
-  if (thread < kRopeDim / 2) constants.rotation = rope_rotation(position, params.freqs[thread]);
+  for (int begin = 0; begin < kBlocks; begin += kStep) {
+    uint4 chunks[kStep][2];
 #pragma unroll
-  for (int block = 0; block < kBlocks; ++block) {
-    store_dims(shared.q[block], head, dims, permuted_f16(chunks[block][0], chunks[block][1]));
+    for (int i = 0; i < kStep; ++i) {
+      const uint8_t* place = reinterpret_cast<const uint8_t*>(q + (begin + i) * kBlockDims);
+      chunks[i][0] = load_or_zero(place, is_head);
+      chunks[i][1] = load_or_zero(place + 16, is_head);
+    }
+#pragma unroll
+    for (int i = 0; i < kStep; ++i) store_dims(shared_q[begin + i], head, dims, permuted_f16(chunks[i][0], chunks[i][1]));
   }
-  return constants;
+}
+
+// The heads of a unit.
+__device__ __forceinline__ OutputHeads heads_of(const Arguments& args, int unit) {
+  const int tile = args.columns.quotient(unit), row = args.head_tiles.quotient(tile);
+  const int begin = (tile - row * static_cast<int>(args.head_tiles.value)) * kHeadTile;
+  return {row, begin, min(args.params.num_heads - begin, kHeadTile)};
+}
+
+// Brings Q of a unit into the L2.
+template <int kDim>
+__device__ __forceinline__ void prefetch_queries(const Arguments& args, int unit, int producer) {
+  constexpr int kLineBytes = 128;
+  if (unit >= args.num_units) return;
+  const OutputHeads heads = heads_of(args, unit);
+  const Bf16* q = args.params.q + (static_cast<int64_t>(heads.row) * args.params.num_heads + heads.head_begin) * kDim;
+  const int num_lines = heads.num_heads * kDim * static_cast<int>(sizeof(Bf16)) / kLineBytes;
+#pragma unroll 1
+  for (int line = producer; line < num_lines; line += kProducers) ptx::prefetch_l2(reinterpret_cast<const uint8_t*>(q) + line * kLineBytes);
+}
+
+// A CTA's first unit and the distance to the next, and which of the unit's CTAs it is.
+struct Turn {
+  int unit, step, rank;
+};
+
+__device__ __forceinline__ Turn first_turn(const Arguments& args) {
+  const int cta = static_cast<int>(blockIdx.x);
+  if (args.split == 1) return {cta, static_cast<int>(gridDim.x), 0};
+  const int unit = args.splits.quotient(cta);
+  return {unit, args.num_units, cta - unit * args.split};
+}
+
+template <int kDim, int kTerms, int kAhead>
+__device__ __forceinline__ void produce(const Arguments& args, SharedMemory<kDim, kTerms>& shared) {
+  const AttentionParams& params = args.params;
+  Parities parities;
+#pragma unroll 1
+  for (int unit = first_turn(args).unit; unit < args.num_units;) {
+    const int producer = ptx::computed_here(threadIdx.x) - kConsumers;
+    const bool is_first = unit == first_turn(args).unit;
+    RowState& row = shared.rows[parities.row()];
+    int entry;
+    Stream<kDim, kAhead> stream;
+    bool has_keys;
+    {
+      Rotation rotation{};
+      const Work work = find_work(args, unit, first_turn(args).rank);
+      has_keys = work.piece_begin < work.piece_end;
+      entry = entry_of(args, work, work.piece_begin, producer);
+      if (producer < kRopeDim / 2) rotation = rope_rotation(work.position, params.freqs[producer]);
+      // S of the row before has read Q, and that row's predecessor has been stored.
+      if (!is_first) ptx::mbarrier_wait(&shared.row_empty, parities.row() ^ 1);
+      if (producer == 0) row.work = work;
+      if (producer < kRopeDim / 2) row.rotations[producer] = rotation;
+      if (producer < work.heads.num_heads) row.sinks[producer] = params.sink[work.heads.head_begin + producer] * kLog2E;
+    }
+    ptx::named_barrier_sync(kProducerBarrier, kGroupThreads);
+    const Work& work = row.work;
+    const bool has_queries = !is_first && has_keys;
+    const int key = key_of(work.piece_begin, producer);
+    stream.page_ahead = find_page(args, work, key, entry);
+    if (has_queries) load_queries<kDim, kProducers, 8>(params, work.heads, 0, shared.q, producer);
+    if (has_queries) load_queries<kDim, kProducers, 8>(params, work.heads, kHeadTile / 2, shared.q, ptx::computed_here(producer));
+    const EntryPlace place = locate<kDim>(args, work, key, entry, stream.page_ahead);
+    stream.keys = quad_keys(place.values);
+    stream.scales = read_scales<kDim>(place);
+    stream.is_key = entry >= 0;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) load_word<kDim>(i / 4, i % 4, stream.keys, stream.words[i]);
+    ptx::mbarrier_arrive(&shared.row_full);
+    prefetch_queries<kDim>(args, unit + first_turn(args).step, producer);
+    if (has_keys) produce_keys<kDim, kTerms, kAhead>(args, shared, parities, stream);
+    unit = shared.rows[parities.row()].work.unit + first_turn(args).step;
+    parities.next_row();
+  }
 }
 
 template <int kCount>
@@ -188,23 +382,29 @@ __device__ __forceinline__ void fence_operands(float (&values)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) ptx::wgmma_fence_operand(values[i]);
 }
-__device__ __forceinline__ void fence_operands(Probabilities& p) {
+__device__ __forceinline__ void fence_operands(uint32_t (&values)[kSteps][4]) {
 #pragma unroll
-  for (int i = 0; i < kTerms * kSteps * 4; ++i) ptx::wgmma_fence_operand(p[i / (kSteps * 4)][i / 4 % kSteps][i % 4]);
+  for (int i = 0; i < kSteps * 4; ++i) ptx::wgmma_fence_operand(values[i / 4][i % 4]);
 }
 
-// s [64 heads, 64 keys] = Q·Kᵀ of a tile, not scaled.
-template <int kDim>
-__device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, int stage, float (&s)[kTileKeys / 2]) {
-  const uint64_t q = swizzled_descriptor(ptx::shared_address(shared.q)), k = swizzled_descriptor(ptx::shared_address(shared.keys[stage]));
+// s [64 heads, 64 keys] = Q·Kᵀ of a tile, not scaled, as its blocks come. The proxy fence stands here and not where the producers store: it
+// would wait for the loads that they have under way.
+template <int kDim, int kTerms>
+__device__ __forceinline__ void multiply_keys(SharedMemory<kDim, kTerms>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
+  using U = Units<kDim>;
+  constexpr int kAtOnce = U::kBlocks > 1 ? 2 : 1;
+  const uint64_t q = swizzled_descriptor(ptx::shared_address(shared.q)), k = swizzled_descriptor(ptx::shared_address(shared.keys[tile]));
   fence_operands(s);
-  ptx::wgmma_fence();
 #pragma unroll
-  for (int block = 0; block < kDim / kBlockDims; ++block) {
+  for (int begin = 0; begin < U::kBlocks; begin += kAtOnce) {
 #pragma unroll
-    for (int step = 0; step < kBlockDims / 16; ++step) {
-      const uint64_t offset = (block * kBlockBytes + step * 32) >> 4;
-      ptx::wgmma_f16_ss<kTileKeys>(s, q + offset, k + offset, block > 0 || step > 0);
+    for (int i = begin; i < begin + kAtOnce; ++i) ptx::mbarrier_wait(&shared.full[tile][U::block_at(i)], phase);
+    ptx::fence_async_proxy();
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < kAtOnce * (kBlockDims / 16); ++i) {
+      const uint64_t offset = (U::block_at(begin + i / 4) * kBlockBytes >> 4) + i % 4 * kDepthStep;
+      ptx::wgmma_f16_ss<kTileKeys, false>(s, q + offset, k + offset, begin > 0 || i > 0);
     }
   }
   ptx::wgmma_commit_group();
@@ -219,11 +419,16 @@ __device__ __forceinline__ float combine_quad(float value, const Combine& combin
   return combine(value, __shfl_xor_sync(0xffffffffu, value, 2));
 }
 
-// Logits → probabilities relative to the tile's own maxima, as f16 terms, and their sums of heads g and g + 8.
-template <int kDim>
-__device__ __forceinline__ void weigh_keys(const SharedMemory<kDim>& shared, int stage, float scale, float (&s)[kTileKeys / 2],
-                                           Probabilities& p, PartSum (&sums)[2]) {
-  const float2* bias = reinterpret_cast<const float2*>(shared.bias[stage]) + threadIdx.x % 4;
+// The head of row g of a thread's fragments; the other is eight further.
+__device__ __forceinline__ int first_head(int thread) {
+  return thread / 32 % 4 * 16 + thread % 32 / 4;
+}
+
+// s ← logits in powers of two. Their maxima, rounded up, for the other warpgroup.
+template <int kDim, int kTerms>
+__device__ __forceinline__ void find_maxima(SharedMemory<kDim, kTerms>& shared, int thread, int tile, float scale,
+                                            float (&s)[kTileKeys / 2]) {
+  const float2* bias = reinterpret_cast<const float2*>(shared.bias[tile]) + thread % 4;
   float largest[2] = {__int_as_float(0xff800000), __int_as_float(0xff800000)};
 #pragma unroll
   for (int j = 0; j < kTileKeys / 8; ++j) {
@@ -236,73 +441,60 @@ __device__ __forceinline__ void weigh_keys(const SharedMemory<kDim>& shared, int
       largest[row] = fmaxf(largest[row], fmaxf(logits[0], logits[1]));
     }
   }
+#pragma unroll
+  for (int row = 0; row < 2; ++row) largest[row] = combine_quad(largest[row], [](float a, float b) { return fmaxf(a, b); });
+  if (thread % 4 < 2) {
+    const float maximum = thread % 4 == 0 ? largest[0] : largest[1];
+    shared.maxima[tile][first_head(thread) + thread % 4 * 8] = max(__float2int_ru(maximum), kNoMaximum + kHeadroom) - kHeadroom;
+  }
+}
+
+// Of the piece.
+template <int kDim, int kTerms>
+__device__ __forceinline__ int maximum_of(const SharedMemory<kDim, kTerms>& shared, int head) {
+  return max(shared.maxima[0][head], shared.maxima[1][head]);
+}
+
+// Where a lane's row of the fragments of step `step` of P is.
+__device__ __forceinline__ uint32_t fragment_address(const uint8_t* p, int thread, int step) {
+  const int lane = thread % 32, row = thread / 32 % 4 * 16 + lane % 16;
+  return ptx::shared_address(p) + swizzled_offset(row, 2 * step + lane / 16);
+}
+
+// Logits → probabilities relative to the piece's maxima, as f16 terms, and their sums, into shared memory.
+template <int kDim, int kTerms>
+__device__ __forceinline__ void weigh_keys(SharedMemory<kDim, kTerms>& shared, int thread, int tile, const float (&s)[kTileKeys / 2]) {
   float references[2], totals[2] = {0.0f, 0.0f};
 #pragma unroll
-  for (int row = 0; row < 2; ++row) {
-    const float maximum = combine_quad(largest[row], [](float a, float b) { return fmaxf(a, b); });
-    sums[row].maximum = max(__float2int_ru(maximum), kNoMaximum + kHeadroom) - kHeadroom;
-    references[row] = static_cast<float>(sums[row].maximum);
-  }
+  for (int row = 0; row < 2; ++row) references[row] = static_cast<float>(maximum_of(shared, first_head(thread) + 8 * row));
 #pragma unroll
-  for (int j = 0; j < kTileKeys / 8; ++j) {
+  for (int step = 0; step < kSteps; ++step) {
+    uint32_t p[kTerms][4];
 #pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      const float even = ptx::exp2_approx(s[4 * j + 2 * row] - references[row]);
-      const float odd = ptx::exp2_approx(s[4 * j + 2 * row + 1] - references[row]);
+    for (int i = 0; i < 4; ++i) {  // rows g and g + 8 of eight keys, then of the next eight
+      const int row = i % 2;
+      const float even = ptx::exp2_approx(s[8 * step + 2 * i] - references[row]);
+      const float odd = ptx::exp2_approx(s[8 * step + 2 * i + 1] - references[row]);
       totals[row] += even + odd;
-      const uint32_t high = ptx::convert_f16x2(odd, even);
-      float odd_high, even_high;
-      ptx::widen_f16x2(high, odd_high, even_high);
-      p[0][j / 2][row + j % 2 * 2] = high;
-      p[1][j / 2][row + j % 2 * 2] = ptx::convert_f16x2(odd - odd_high, even - even_high);
+      p[0][i] = ptx::convert_f16x2(odd, even);
+      if constexpr (kTerms == 2) {
+        float odd_high, even_high;
+        ptx::widen_f16x2(p[0][i], odd_high, even_high);
+        p[1][i] = ptx::convert_f16x2(odd - odd_high, even - even_high);
+      }
     }
+#pragma unroll
+    for (int term = 0; term < kTerms; ++term) ptx::store_matrices(fragment_address(shared.p[term][tile], thread, step), p[term]);
   }
 #pragma unroll
-  for (int row = 0; row < 2; ++row) sums[row].total = combine_quad(totals[row], [](float a, float b) { return a + b; });
-}
-
-// The head of row g of a thread's fragments; the other is eight further.
-__device__ __forceinline__ int first_head(int thread) {
-  return thread / 32 % 4 * 16 + thread % 32 / 4;
-}
-
-// P and the sums of a tile, for both warpgroups.
-template <int kDim>
-__device__ __forceinline__ void prepare_tile(SharedMemory<kDim>& shared, int thread, int stage, Uses uses, float logit_scale) {
-  ptx::mbarrier_wait(&shared.full[stage], next_parity(uses, stage));
-  float s[kTileKeys / 2];
-  multiply_keys<kDim>(shared, stage, s);
-  Probabilities p;
-  PartSum sums[2];
-  weigh_keys<kDim>(shared, stage, logit_scale, s, p, sums);
-  ptx::mbarrier_wait(&shared.p_empty[stage], last_parity(uses, stage));
-#pragma unroll
-  for (int i = 0; i < kTerms * kSteps; ++i) {
-    const uint32_t(&words)[4] = p[i / kSteps][i % kSteps];
-    shared.p[stage][i][thread % kGroupThreads] = make_uint4(words[0], words[1], words[2], words[3]);
-  }
-  if (thread % 4 < 2) shared.sums[stage][first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? sums[0] : sums[1];
-  ptx::mbarrier_arrive(&shared.p_full[stage]);
-}
-
-// sum ← P·V of 32 columns of a tile, not waited for. `values`: descriptor of the columns.
-__device__ __forceinline__ void multiply_values(uint64_t values, const Probabilities& p, float (&sum)[16]) {
-  fence_operands(sum);
-  ptx::wgmma_fence();
-#pragma unroll
-  for (int term = kTerms - 1; term >= 0; --term) {  // the smaller first: sums are truncated
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      ptx::wgmma_f16_rs<32, true>(sum, p[term][step], values + step * kValueStep, term < kTerms - 1 || step > 0);
-    }
-  }
-  ptx::wgmma_commit_group();
+  for (int row = 0; row < 2; ++row) totals[row] = combine_quad(totals[row], [](float a, float b) { return a + b; });
+  if (thread % 4 < 2) shared.totals[tile][first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? totals[0] : totals[1];
 }
 
 // The first block of a warpgroup's columns.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ int first_block(const Work& work, int thread) {
-  return (work.column * Shape<kDim, kGroupBlocks>::kGroups + thread / kGroupThreads) * kGroupBlocks;
+__device__ __forceinline__ int first_block(int column, int thread) {
+  return (column * Shape<kDim, kGroupBlocks>::kGroups + thread / kGroupThreads) * kGroupBlocks;
 }
 
 // Whether a thread's warpgroup has columns.
@@ -311,46 +503,64 @@ __device__ __forceinline__ bool has_columns(int thread) {
   return Shape<kDim, kGroupBlocks>::kGroups == 2 || thread < kGroupThreads;
 }
 
-// o += P·V of a tile for the warpgroup's columns, and the row's sums += the tile's.
-template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int thread, int stage, int block, PartSum (&row_sums)[2],
-                                         Output<kGroupBlocks>& o) {
-  constexpr int kParts = 2 * kGroupBlocks;  // of 32 columns
-  Probabilities p;
+// sum [64 heads, 64 columns] ← P·V of a piece, not waited for. p: the high term of tile 0. `high`, `low`: descriptors of the high term of
+// tile 1 and of the low term of tile 0; `values`: of the columns of tile 0.
+template <int kDim, int kTerms>
+__device__ __forceinline__ void multiply_values(uint64_t high, uint64_t low, uint64_t values, const uint32_t (&p)[kSteps][4],
+                                                float (&sum)[32]) {
+  constexpr uint32_t kTile = kDim / kBlockDims * kBlockBytes >> 4;
+  fence_operands(sum);
+  ptx::wgmma_fence();
+  if constexpr (kTerms == 2) {  // the smaller first: sums are truncated
 #pragma unroll
-  for (int i = 0; i < kTerms * kSteps; ++i) {
-    const uint4 words = shared.p[stage][i][thread % kGroupThreads];
-    p[i / kSteps][i % kSteps][0] = words.x;
-    p[i / kSteps][i % kSteps][1] = words.y;
-    p[i / kSteps][i % kSteps][2] = words.z;
-    p[i / kSteps][i % kSteps][3] = words.w;
-  }
-  float gains[2];
-#pragma unroll
-  for (int row = 0; row < 2; ++row) {
-    const FoldFactors factors = fold(row_sums[row], shared.sums[stage][first_head(thread) + 8 * row]);
-    gains[row] = factors.gain;
-    if (!__any_sync(0xffffffffu, factors.keep != 1.0f)) continue;
-#pragma unroll
-    for (int i = 0; i < kParts; ++i) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        o[i][4 * k + 2 * row] = __fmul_rn(o[i][4 * k + 2 * row], factors.keep);
-        o[i][4 * k + 2 * row + 1] = __fmul_rn(o[i][4 * k + 2 * row + 1], factors.keep);
-      }
+    for (int i = 0; i < kTiles * kSteps; ++i) {
+      const uint32_t tile = i / kSteps, step = i % kSteps;
+      ptx::wgmma_f16_ss<kBlockDims, true>(sum, low + tile * (kBlockBytes >> 4) + step * kDepthStep, values + tile * kTile + step * kValueStep,
+                                          i > 0);
     }
   }
-  const uint64_t values = swizzled_descriptor(ptx::shared_address(shared.keys[stage][0]) + block * kBlockBytes);
-  const auto columns = [&](int i) { return values + (((i / 2) * kBlockBytes + i % 2 * (kSwizzleRowBytes / 2)) >> 4); };
-  float sum[16];
-  fence_operands(p);
 #pragma unroll
-  for (int i = 0; i < kParts; ++i) {
-    multiply_values(columns(i), p, sum);
+  for (int step = 0; step < kSteps; ++step) {
+    ptx::wgmma_f16_rs<kBlockDims, true>(sum, p[step], values + step * kValueStep, kTerms == 2 || step > 0);
+  }
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+    ptx::wgmma_f16_ss<kBlockDims, true>(sum, high + step * kDepthStep, values + kTile + step * kValueStep, true);
+  }
+  ptx::wgmma_commit_group();
+}
+
+// o += P·V of a piece for the warpgroup's columns, whose blocks are then free, and the row's sums += the piece's.
+template <int kDim, int kTerms, int kGroupBlocks>
+__device__ __forceinline__ void add_piece(SharedMemory<kDim, kTerms>& shared, int thread, int block, PartSum (&row_sums)[2],
+                                          Output<kGroupBlocks>& o) {
+  constexpr bool kTurns = Shape<kDim, kGroupBlocks>::kTurns;
+  uint32_t p[kSteps][4];
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) ptx::load_matrices(fragment_address(shared.p[0][0], thread, step), p[step]);
+  FoldFactors factors[2];
+#pragma unroll
+  for (int row = 0; row < 2; ++row) {
+    const int head = first_head(thread) + 8 * row;
+    factors[row] = fold(row_sums[row], PartSum{maximum_of(shared, head), shared.totals[0][head] + shared.totals[1][head]});
+  }
+  const uint64_t high = swizzled_descriptor(ptx::shared_address(shared.p[0][1]));
+  const uint64_t low = swizzled_descriptor(ptx::shared_address(shared.p[kTerms - 1][0]));
+  const uint64_t values = swizzled_descriptor(ptx::shared_address(shared.keys[0][0]) + block * kBlockBytes);
+  fence_operands(p);
+  if (kTurns && thread >= kGroupThreads) ptx::named_barrier_arrive(kTurnBarrier, kConsumers);
+#pragma unroll
+  for (int i = 0; i < kGroupBlocks; ++i) {
+    float sum[32];
+    if (kTurns) ptx::named_barrier_sync(kTurnBarrier + thread / kGroupThreads, kConsumers);
+    multiply_values<kDim, kTerms>(high, low, values + i * (kBlockBytes >> 4), p, sum);
+    if (kTurns && (i + 1 < kGroupBlocks || thread < kGroupThreads)) ptx::named_barrier_arrive(kTurnBarrier + (thread / kGroupThreads ^ 1), kConsumers);
     ptx::wgmma_wait_group<0>();
     fence_operands(sum);
 #pragma unroll
-    for (int k = 0; k < 16; ++k) o[i][k] = __fmaf_rn(sum[k], gains[k / 2 % 2], o[i][k]);
+    for (int tile = 0; tile < kTiles; ++tile) ptx::mbarrier_arrive(&shared.empty[tile][block + i]);
+#pragma unroll
+    for (int k = 0; k < 32; ++k) o[i][k] = fold(o[i][k], sum[k], factors[k / 2 % 2].keep, factors[k / 2 % 2].gain);
   }
   fence_operands(p);
 }
@@ -358,37 +568,52 @@ __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int thread,
 template <int kGroupBlocks>
 __device__ __forceinline__ void clear(Output<kGroupBlocks>& o) {
 #pragma unroll
-  for (int i = 0; i < 2 * kGroupBlocks; ++i) {
+  for (int i = 0; i < kGroupBlocks; ++i) {
 #pragma unroll
-    for (int k = 0; k < 16; ++k) o[i][k] = 0.0f;
+    for (int k = 0; k < 32; ++k) o[i][k] = 0.0f;
   }
 }
 
-// o and the row's sums += a part's tiles.
-template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void sum_tiles(const Arguments& args, SharedMemory<kDim>& shared, int thread, int num_tiles, Uses& uses,
-                                          PartSum (&row_sums)[2], Output<kGroupBlocks>& o) {
+// Frees the blocks of a tile that are keys only: of other CTAs' columns.
+template <int kDim, int kTerms, int kGroupBlocks>
+__device__ __forceinline__ void free_keys(SharedMemory<kDim, kTerms>& shared, int column, int tile) {
+  using S = Shape<kDim, kGroupBlocks>;
+  if constexpr (S::kColumnBlocks < S::kBlocks) {
 #pragma unroll 1
-  for (int tile = 0; tile < num_tiles; tile += 2) {
-    thread = ptx::computed_here(thread);
-    const int group = thread / kGroupThreads, last_stage = tile + 1 < num_tiles ? 1 : 0;
-    if (group <= last_stage) prepare_tile<kDim>(shared, thread, group, uses, args.logit_scale);
-#pragma unroll 1
-    for (int stage = 0; stage <= last_stage; ++stage) {
-      if (stage != group) {
-        ptx::mbarrier_wait(&shared.p_full[stage], next_parity(uses, stage));
-        ptx::mbarrier_wait(&shared.full[stage], next_parity(uses, stage));
-      } else {
-        __syncwarp();  // the sums of the warp's heads
-      }
-      if (has_columns<kDim, kGroupBlocks>(thread)) {
-        const int block = first_block<kDim, kGroupBlocks>(shared.warps[thread / 32].work, thread);
-        add_tile<kDim, kGroupBlocks>(shared, thread, stage, block, row_sums, o);
-      }
-      if (stage != group) ptx::mbarrier_arrive(&shared.p_empty[stage]);
-      ptx::mbarrier_arrive(&shared.empty[stage]);
+    for (int block = 0; block < S::kBlocks; ++block) {
+      if (block / S::kColumnBlocks != column) ptx::mbarrier_arrive(&shared.empty[tile][block]);
     }
-    uses ^= 1 + 2 * last_stage;
+  }
+}
+
+// The piece before which the part ends that the CTA is summing up.
+template <int kDim, int kTerms>
+__device__ __forceinline__ int part_end(const SharedMemory<kDim, kTerms>& shared, const Parities& parities) {
+  return min(shared.parts[ptx::computed_here(threadIdx.x) / 32].piece_end, shared.rows[parities.row()].work.piece_end);
+}
+
+// o and the row's sums += the pieces from `piece` to the end of the part.
+template <int kDim, int kTerms, int kGroupBlocks>
+__device__ __forceinline__ void sum_pieces(const Arguments& args, SharedMemory<kDim, kTerms>& shared, int piece, Parities& parities,
+                                           PartSum (&row_sums)[2], Output<kGroupBlocks>& o) {
+#pragma unroll 1
+  for (; piece < part_end(shared, parities); ++piece) {
+    const int thread = ptx::computed_here(threadIdx.x), tile = thread / kGroupThreads;
+    float s[kTileKeys / 2];
+    multiply_keys<kDim, kTerms>(shared, tile, parities.piece(), s);
+    const Work& work = shared.rows[parities.row()].work;
+    if (piece + 1 == work.piece_end) ptx::mbarrier_arrive(&shared.row_empty);
+    find_maxima<kDim, kTerms>(shared, thread, tile, args.logit_scale, s);
+    free_keys<kDim, kTerms, kGroupBlocks>(shared, work.column, tile);
+    ptx::named_barrier_sync(kMaximaBarrier, kConsumers);
+    weigh_keys<kDim, kTerms>(shared, thread, tile, s);
+    ptx::fence_async_proxy();
+    ptx::named_barrier_sync(kProbabilityBarrier, kConsumers);
+    if (has_columns<kDim, kGroupBlocks>(thread)) {
+      const int column = shared.rows[parities.row()].work.column;
+      add_piece<kDim, kTerms, kGroupBlocks>(shared, thread, first_block<kDim, kGroupBlocks>(column, thread), row_sums, o);
+    }
+    parities.next_piece();
   }
 }
 
@@ -411,7 +636,7 @@ __device__ __forceinline__ void hand_over(const Arguments& args, const Work& wor
   float4* place = args.parts + index * kVectors * kConsumers;
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
-    const float* values = o[v / 4] + v % 4 * 4;
+    const float* values = o[v / 8] + v % 8 * 4;
     __stcg(place + part_place(thread, v), make_float4(values[0], values[1], values[2], values[3]));
   }
   int2* sums = reinterpret_cast<int2*>(args.part_sums) + index * kConsumers * 2 + thread;
@@ -425,36 +650,61 @@ __device__ __forceinline__ void hand_over(const Arguments& args, const Work& wor
 
 // Whether a CTA sums up a row in its registers.
 __device__ __forceinline__ bool is_alone(const Arguments& args, const Work& work) {
-  return args.split == 1 && work.num_groups == 1;
+  return work.num_pieces == 0 || (args.split == 1 && work.counts.num_groups == 1);
 }
 
-// The consumers' work on the CTA's tiles of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
-template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, int thread, Uses& uses, PartSum (&row_sums)[2],
-                                        Output<kGroupBlocks>& o) {
+// The consumers' work on the CTA's pieces of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
+template <int kDim, int kTerms, int kGroupBlocks>
+__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim, kTerms>& shared, Parities& parities,
+                                        PartSum (&row_sums)[2], Output<kGroupBlocks>& o) {
   clear<kGroupBlocks>(o);
   row_sums[0] = row_sums[1] = PartSum{};
+  int piece = shared.rows[parities.row()].work.piece_begin;
+  if (threadIdx.x % 32 == 0) {
+    Work work = shared.rows[parities.row()].work;
+    shared.parts[threadIdx.x / 32] = find_pieces(args, first_turn(args).rank, work);
+  }
+  __syncwarp();
+  if (piece >= shared.rows[parities.row()].work.piece_end) ptx::mbarrier_arrive(&shared.row_empty);
 #pragma unroll 1
-  for (int tile = shared.warps[thread / 32].work.tile_begin;;) {
-    WarpState& state = shared.warps[ptx::computed_here(thread) / 32];
-    const int end = min(state.part.tile_end, state.work.tile_end);
-    if (tile >= end) break;
-    sum_tiles<kDim, kGroupBlocks>(args, shared, thread, end - tile, uses, row_sums, o);
-    tile = end;
-    WarpState& after = shared.warps[ptx::computed_here(thread) / 32];
-    if (is_alone(args, after.work)) break;
-    hand_over<kDim, kGroupBlocks>(args, after.work, after.part, ptx::computed_here(thread), row_sums, o);
+  while (piece < shared.rows[parities.row()].work.piece_end) {
+    sum_pieces<kDim, kTerms, kGroupBlocks>(args, shared, piece, parities, row_sums, o);
+    const Work& work = shared.rows[parities.row()].work;
+    if (is_alone(args, work)) break;
+    Part& part = shared.parts[ptx::computed_here(threadIdx.x) / 32];
+    piece = part_end(shared, parities);
+    hand_over<kDim, kGroupBlocks>(args, work, part, ptx::computed_here(threadIdx.x), row_sums, o);
     __syncwarp();
-    if (ptx::computed_here(thread) % 32 == 0) after.part = next_part(args, after.work, after.part);
+    if (threadIdx.x % 32 == 0) part = next_part(work, part);
     __syncwarp();
   }
 }
 
+__device__ uint32_t arrivals[kArrivalSlots][kMaxSharedUnits];
+
+// Waits until all CTAs that share a unit have handed over their parts: a cluster, or, where they are too many, CTAs that count their
+// arrivals. These are all resident: there are no more of them than SMs, and the next kernel of the stream can begin only when all have
+// begun. The counter is 0 again after the last one.
+__device__ __forceinline__ void meet(const Arguments& args, int unit, int thread) {
+  if (args.is_cluster) return ptx::cluster_sync();
+  constexpr uint32_t kLeaves = 1u << 16;
+  ptx::named_barrier_sync(kRowBarrier, kConsumers);
+  if (thread == 0) {
+    const uint32_t num_ctas = static_cast<uint32_t>(args.split);
+    uint32_t* counter = &arrivals[args.arrival_slot][unit];
+    __threadfence();
+    ptx::add_release(counter, 1);
+    while ((ptx::load_acquire(counter) & (kLeaves - 1)) != num_ctas) {
+    }
+    if (ptx::add_release(counter, kLeaves) / kLeaves == num_ctas - 1) *static_cast<volatile uint32_t*>(counter) = 0;
+  }
+  ptx::named_barrier_sync(kRowBarrier, kConsumers);
+}
+
 // Weight of one of a thread's two heads; `leads`: it writes its LSE.
-template <int kDim>
-__device__ __forceinline__ HeadSums normalise_head(const AttentionParams& params, const OutputHeads& heads,
-                                                   const SharedMemory<kDim>& shared, int head, bool leads, const PartSum& row_sum) {
-  const HeadSums sums = normalise(row_sum, shared.sinks[head]);
+__device__ __forceinline__ HeadSums normalise_head(const AttentionParams& params, const OutputHeads& heads, const RowState& row, int head,
+                                                   bool leads, const PartSum& row_sum) {
+  const HeadSums sums = normalise(row_sum, row.sinks[head]);
   if (params.lse != nullptr && leads && head < heads.num_heads) {
     params.lse[static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head] = sums.lse;
   }
@@ -462,19 +712,17 @@ __device__ __forceinline__ HeadSums normalise_head(const AttentionParams& params
 }
 
 // Weights of both; `leads`: the quad writes their LSE.
-template <int kDim>
-__device__ __forceinline__ void normalise_heads(const AttentionParams& params, const OutputHeads& heads, const SharedMemory<kDim>& shared,
-                                                int thread, bool leads, const PartSum (&row_sums)[2], HeadSums (&sums)[2]) {
+__device__ __forceinline__ void normalise_heads(const AttentionParams& params, const OutputHeads& heads, const RowState& row, int thread,
+                                                bool leads, const PartSum (&row_sums)[2], HeadSums (&sums)[2]) {
   const int head = first_head(thread);
-  sums[0] = normalise_head<kDim>(params, heads, shared, head, leads && thread % 4 == 0, row_sums[0]);
-  sums[1] = normalise_head<kDim>(params, heads, shared, head + 8, leads && thread % 4 == 1, row_sums[1]);
+  sums[0] = normalise_head(params, heads, row, head, leads && thread % 4 == 0, row_sums[0]);
+  sums[1] = normalise_head(params, heads, row, head + 8, leads && thread % 4 == 1, row_sums[1]);
 }
 
 // Stores what shares a scale, of both heads of the thread, from dim `dim` on. o[2v], o[2v + 1]: the sums of vector v, as O has them.
 template <int kDim, AttentionOutput kOutput>
-__device__ __forceinline__ void emit_vectors(const AttentionParams& params, const OutputHeads& heads, const SharedMemory<kDim>& shared,
-                                             int thread, int dim, const HeadSums (&sums)[2],
-                                             const float (&o)[2 * kOutputVectors<kDim, kOutput>][4]) {
+__device__ __forceinline__ void emit_vectors(const AttentionParams& params, const OutputHeads& heads, const RowState& state, int thread,
+                                             int dim, const HeadSums (&sums)[2], const float (&o)[2 * kOutputVectors<kDim, kOutput>][4]) {
   constexpr int kVectors = kOutputVectors<kDim, kOutput>;
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
@@ -486,55 +734,109 @@ __device__ __forceinline__ void emit_vectors(const AttentionParams& params, cons
       for (int i = 0; i < 4; ++i) values[v][i] = o[2 * v + i / 2][2 * row + i % 2] * sums[row].weight;
     }
     store_output<kDim, kOutput>(params, static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head, dim + thread % 4 * 4,
-                                head < heads.num_heads, sums[row].has_keys, shared.rotations, values);
+                                head < heads.num_heads, sums[row].has_keys, state.rotations, values);
   }
 }
 
-// The output of a row that one CTA has summed up in registers.
-template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
-__device__ __forceinline__ void emit_row(const Arguments& args, const Work& work, SharedMemory<kDim>& shared, int thread,
-                                         const PartSum (&row_sums)[2], const Output<kGroupBlocks>& o) {
-  constexpr int kVectors = kOutputVectors<kDim, kOutput>;  // of dims: two of O
-  if (!has_columns<kDim, kGroupBlocks>(thread)) return;
-  const int first_dim = first_block<kDim, kGroupBlocks>(work, thread) * kBlockDims;
-  HeadSums sums[2];
-  normalise_heads<kDim>(args.params, work.heads, shared, thread, thread < kGroupThreads && work.column == 0, row_sums, sums);
+// Stores a block of a warp's 16 heads in bf16, whole lines, by way of shared memory. `staging`: [16 heads, 64 dims] of the warp.
+template <int kDim>
+__device__ __forceinline__ void emit_block(const AttentionParams& params, const OutputHeads& heads, const RowState& state, int thread,
+                                           int dim, const HeadSums (&sums)[2], const float (&o)[32], uint8_t* staging) {
+  const int lane = thread % 32;
+  uint32_t words[2][4][2];  // of heads g and g + 8, every 16 dims, two pairs
 #pragma unroll
-  for (int first = 0; first < Shape<kDim, kGroupBlocks>::kVectors; first += 2 * kVectors) {
-    float values[2 * kVectors][4];
+  for (int row = 0; row < 2; ++row) {
 #pragma unroll
-    for (int v = 0; v < 2 * kVectors; ++v) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) values[v][i] = o[(first + v) / 4][(first + v) % 4 * 4 + i];
+    for (int i = 0; i < 8; ++i) {
+      words[row][i / 2][i % 2] = ptx::convert_bf16x2(o[4 * i + 2 * row + 1] * sums[row].weight, o[4 * i + 2 * row] * sums[row].weight);
     }
-    emit_vectors<kDim, kOutput>(args.params, work.heads, shared, thread, first_dim + first * 8, sums, values);
+  }
+  if (dim == kDim - kRopeDim) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      uint32_t& word = words[i / 8][i / 2 % 4][i % 2];
+      float even = low_to_float(word), odd = high_to_float(word);
+      rotate_back(even, odd, state.rotations[i / 2 % 4 * 8 + lane % 4 * 2 + i % 2]);
+      if (sums[i / 8].has_keys) word = ptx::convert_bf16x2(odd, even);
+    }
+  }
+  uint8_t* place = staging + lane / 4 * kSwizzleRowBytes + lane % 2 * 8;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int chunk = (i % 4 * 2 + lane % 4 / 2) ^ (lane / 4);
+    *reinterpret_cast<uint2*>(place + i / 4 * kSwizzleAtomBytes + chunk * 16) = make_uint2(words[i / 4][i % 4][0], words[i / 4][i % 4][1]);
+  }
+  __syncwarp();
+  const int first_row = thread / 32 % 4 * 16 + lane / 8;
+  const int64_t first_head = static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + first_row;
+  Bf16* out = static_cast<Bf16*>(params.out) + first_head * kDim + dim + lane % 8 * 8;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const uint4 values = *reinterpret_cast<const uint4*>(staging + swizzled_offset(4 * k + lane / 8, lane % 8));
+    if (first_row + 4 * k < heads.num_heads) *reinterpret_cast<uint4*>(out + 4 * k * kDim) = values;
+  }
+  __syncwarp();
+}
+
+// The output of a row that one CTA has summed up in registers. `staging`: 2 KiB of shared memory of each warp.
+template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
+__device__ __forceinline__ void emit_row(const Arguments& args, const RowState& state, int thread, const PartSum (&row_sums)[2],
+                                         const Output<kGroupBlocks>& o, uint8_t* staging) {
+  constexpr int kVectors = kOutputVectors<kDim, kOutput>;  // of dims: two of O
+  ptx::named_barrier_sync(kRowBarrier, kConsumers);        // nobody reads P any more
+  if (!has_columns<kDim, kGroupBlocks>(thread)) return;
+  const int column = state.work.column;
+  const int first_dim = first_block<kDim, kGroupBlocks>(column, thread) * kBlockDims;
+  HeadSums sums[2];
+  normalise_heads(args.params, state.work.heads, state, thread, thread < kGroupThreads && column == 0, row_sums, sums);
+  if constexpr (kOutput == AttentionOutput::kBf16) {
+#pragma unroll
+    for (int i = 0; i < kGroupBlocks; ++i) {
+      emit_block<kDim>(args.params, state.work.heads, state, thread, first_dim + i * kBlockDims, sums, o[i], staging + thread / 32 * 2048);
+    }
+  } else {
+#pragma unroll
+    for (int first = 0; first < Shape<kDim, kGroupBlocks>::kVectors; first += 2 * kVectors) {
+      float values[2 * kVectors][4];
+#pragma unroll
+      for (int v = 0; v < 2 * kVectors; ++v) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) values[v][i] = o[(first + v) / 8][(first + v) % 8 * 4 + i];
+      }
+      emit_vectors<kDim, kOutput>(args.params, state.work.heads, state, thread, first_dim + first * 8, sums, values);
+    }
   }
 }
 
-// The output of a row whose parts are in scratch memory: of the CTAs that share it each adds up every split-th share.
+// The output of a row whose parts are in scratch memory: every warp of the CTAs that share it adds up what a warp of a CTA had, some
+// vectors of it at a time.
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
-__device__ __forceinline__ void emit_shares(const Arguments& args, const Work& work, SharedMemory<kDim>& shared, int thread) {
+__device__ __forceinline__ void emit_shares(const Arguments& args, const RowState& state, int thread, int rank) {
+  using S = Shape<kDim, kGroupBlocks>;
   constexpr int kVectors = 2 * kOutputVectors<kDim, kOutput>;
-  constexpr int kAtOnce = kVectors <= 2 ? 5 : kVectors <= 4 ? 3 : 1;
-  constexpr int kPartVectors = Shape<kDim, kGroupBlocks>::kVectors * kConsumers;
-  if (!has_columns<kDim, kGroupBlocks>(thread)) return;
-  const PartMap map = part_map(args, work);
+  constexpr int kAtOnce = kVectors <= 2 ? 5 : kVectors <= 4 ? 4 : 1;
+  constexpr int kPartVectors = S::kVectors * kConsumers;
+  constexpr int kSources = 4 * S::kGroups;
+  const Work& work = state.work;
   const int64_t first_index = first_part_index(args, work);
+  const int num_slots = work.counts.num_groups * work.counts.group_parts;
 #pragma unroll 1
-  for (int first = cluster_rank() * kVectors; first < Shape<kDim, kGroupBlocks>::kVectors; first += args.split * kVectors) {
-    const float4* place = args.parts + first_index * kPartVectors + part_place(thread, first);
-    const int2* part_sums = reinterpret_cast<const int2*>(args.part_sums) + first_index * kConsumers * 2 + thread;
+  for (int item = thread / 32 * args.split + rank; item < S::kVectors / kVectors * kSources; item += args.split * kWarps) {
+    const int first = item / kSources * kVectors, source = item % kSources * 32 + thread % 32;
+    const float4* place = args.parts + first_index * kPartVectors + part_place(source, first);
+    const int2* part_sums = reinterpret_cast<const int2*>(args.part_sums) + first_index * kConsumers * 2 + source;
     PartSum group_sums[2], row_sums[2];
     float4 in_group[kVectors], in_row[kVectors];
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) in_group[v] = in_row[v] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    int group = 0, in_group_idx = 0;
 #pragma unroll 1
-    for (int begin = 0; begin < map.num_parts; begin += kAtOnce) {
+    for (int begin = 0; begin < num_slots; begin += kAtOnce) {
       float4 parts[kAtOnce][kVectors];
       int2 sums[kAtOnce][2];
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
-        const int64_t part = min(begin + k, map.num_parts - 1);
+        const int64_t part = min(begin + k, num_slots - 1);
 #pragma unroll
         for (int v = 0; v < kVectors; ++v) parts[k][v] = __ldcg(place + part * kPartVectors + part_place(0, v));
         sums[k][0] = __ldcg(part_sums + part * kConsumers * 2);
@@ -542,13 +844,18 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& w
       }
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
-        if (begin + k >= map.num_parts) break;
+        if (begin + k >= num_slots) break;
+        if (in_group_idx < num_group_parts(work, group)) {
+          FoldFactors factors[2];
+#pragma unroll
+          for (int row = 0; row < 2; ++row) factors[row] = fold(group_sums[row], PartSum{sums[k][row].x, __int_as_float(sums[k][row].y)});
+#pragma unroll
+          for (int v = 0; v < kVectors; ++v) fold_vectors(factors, parts[k][v], in_group[v]);
+        }
+        if (++in_group_idx < work.counts.group_parts) continue;
+        in_group_idx = 0;
+        ++group;
         FoldFactors factors[2];
-#pragma unroll
-        for (int row = 0; row < 2; ++row) factors[row] = fold(group_sums[row], PartSum{sums[k][row].x, __int_as_float(sums[k][row].y)});
-#pragma unroll
-        for (int v = 0; v < kVectors; ++v) fold_vectors(factors, parts[k][v], in_group[v]);
-        if (!ends_group(work, map, begin + k)) continue;
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
           factors[row] = fold(row_sums[row], group_sums[row]);
@@ -561,11 +868,9 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& w
         }
       }
     }
-    thread = ptx::computed_here(thread);
-    const int first_dim = first_block<kDim, kGroupBlocks>(work, thread) * kBlockDims;
+    const int first_dim = first_block<kDim, kGroupBlocks>(work.column, source) * kBlockDims;
     HeadSums sums[2];
-    normalise_heads<kDim>(args.params, work.heads, shared, thread, thread < kGroupThreads && work.column == 0 && first == 0, row_sums,
-                          sums);
+    normalise_heads(args.params, work.heads, state, source, source < kGroupThreads && work.column == 0 && first == 0, row_sums, sums);
     float values[kVectors][4];
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
@@ -574,17 +879,47 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& w
       values[v][2] = in_row[v].z;
       values[v][3] = in_row[v].w;
     }
-    emit_vectors<kDim, kOutput>(args.params, work.heads, shared, thread, first_dim + first * 8, sums, values);
+    emit_vectors<kDim, kOutput>(args.params, work.heads, state, source, first_dim + first * 8, sums, values);
   }
 }
 
-// What the consumers keep in shared memory about a row.
-template <int kDim>
-__device__ __forceinline__ void begin_row(const Arguments& args, const Work& work, const RowConstants& constants,
-                                          SharedMemory<kDim>& shared, int thread) {
-  if (thread < kHeadTile) shared.sinks[thread] = constants.sink;
-  if (thread % 32 == 0) shared.warps[thread / 32] = {work, first_part(args, work, cluster_rank())};
-  if (thread < kRopeDim / 2) shared.rotations[thread] = constants.rotation;
+template <int kDim, int kTerms, int kGroupBlocks, AttentionOutput kOutput>
+__device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory<kDim, kTerms>& shared) {
+  int unit = first_turn(args).unit;
+  if (unit >= args.num_units) return;
+  load_queries<kDim, kConsumers, 8>(args.params, heads_of(args, unit), 0, shared.q, threadIdx.x);
+  ptx::fence_async_proxy();
+  Parities parities;
+#pragma unroll 1
+  while (unit < args.num_units) {
+    ptx::mbarrier_arrive(&shared.row_full);
+    ptx::mbarrier_wait(&shared.row_full, parities.row());
+    ptx::fence_async_proxy();
+    const RowState& before = shared.rows[parities.row()];
+    if (before.work.position < 0) {
+      if (first_turn(args).rank == 0 && before.work.column == 0) write_padding(args.params, before.work.heads, threadIdx.x, kConsumers);
+      ptx::mbarrier_arrive(&shared.row_empty);
+    } else {
+      PartSum row_sums[2];
+      Output<kGroupBlocks> o;
+      consume<kDim, kTerms, kGroupBlocks>(args, shared, parities, row_sums, o);
+      const RowState& state = shared.rows[parities.row()];
+      const int thread = ptx::computed_here(threadIdx.x), rank = first_turn(args).rank;
+      if (is_alone(args, state.work)) {
+        if (rank == 0) emit_row<kDim, kGroupBlocks, kOutput>(args, state, thread, row_sums, o, shared.p[0][0]);
+      } else {
+        if (args.split > 1) {
+          meet(args, state.work.unit, thread);
+        } else {
+          ptx::named_barrier_sync(kRowBarrier, kConsumers);
+        }
+        emit_shares<kDim, kGroupBlocks, kOutput>(args, state, thread, rank);
+        if (args.split == 1) ptx::named_barrier_sync(kRowBarrier, kConsumers);  // the parts may be overwritten
+      }
+    }
+    unit = shared.rows[parities.row()].work.unit + first_turn(args).step;
+    parities.next_row();
+  }
 }
 
 // From the 168 that every thread begins with.
@@ -597,68 +932,55 @@ __device__ __forceinline__ void set_registers() {
   }
 }
 
-template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
+template <int kDim, int kTerms, int kGroupBlocks, AttentionOutput kOutput>
 __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Arguments args) {
   extern __shared__ __align__(kSwizzleAtomBytes) uint8_t memory[];
-  SharedMemory<kDim>& shared = *reinterpret_cast<SharedMemory<kDim>*>(memory);
+  using Memory = SharedMemory<kDim, kTerms>;
+  Memory& shared = *reinterpret_cast<Memory*>(memory);
   const int thread = threadIdx.x;
   if (thread == 0) {
-    for (int stage = 0; stage < kStages; ++stage) {
-      ptx::mbarrier_init(&shared.full[stage], kGroupThreads);
-      ptx::mbarrier_init(&shared.empty[stage], kConsumers);
-      ptx::mbarrier_init(&shared.p_full[stage], kGroupThreads);
-      ptx::mbarrier_init(&shared.p_empty[stage], kGroupThreads);
+    for (int tile = 0; tile < kTiles; ++tile) {
+      for (int block = 0; block < Memory::kBlocks; ++block) {
+        ptx::mbarrier_init(&shared.full[tile][block], kTileKeys);
+        ptx::mbarrier_init(&shared.empty[tile][block], kGroupThreads);
+      }
     }
+    ptx::mbarrier_init(&shared.row_full, kThreads);
+    ptx::mbarrier_init(&shared.row_empty, kConsumers);
     ptx::fence_barrier_init();
   }
   __syncthreads();
   ptx::grid_dependency_wait();
   ptx::grid_launch_dependents();
-
-  Uses uses = 0;
   if (thread >= kConsumers) {
     set_registers<Registers<kGroupBlocks, kOutput>::kProducer>();
-#pragma unroll 1
-    for (int unit = cluster_index(); unit < args.num_units; unit += num_clusters()) {
-      Work work;
-      if (find_work(args, unit, cluster_rank(), work))
-        produce<kDim, Registers<kGroupBlocks, kOutput>::kTilesAhead>(args, work, shared, thread - kConsumers, uses);
-    }
+    produce<kDim, kTerms, kWordsAhead<kDim>>(args, shared);
   } else {
     set_registers<Registers<kGroupBlocks, kOutput>::kConsumer>();
-#pragma unroll 1
-    for (int unit = cluster_index(); unit < args.num_units; unit += num_clusters()) {
-      Work work;
-      if (!find_work(args, unit, cluster_rank(), work)) {
-        if (cluster_rank() == 0 && work.column == 0) write_padding(args.params, work.heads, thread, kConsumers);
-        continue;
-      }
-      // Q may be overwritten: a warpgroup that has added the last tile has seen both warpgroups' P, and so the end of their products with
-      // Q.
-      const RowConstants constants = load_queries<kDim>(args.params, work.heads, work.position, shared, ptx::computed_here(thread));
-      ptx::fence_async_proxy();
-      ptx::named_barrier_sync(kConsumerBarrier, kConsumers);  // Q is there; the row before has been stored
-      begin_row<kDim>(args, work, constants, shared, ptx::computed_here(thread));
-      ptx::named_barrier_sync(kConsumerBarrier, kConsumers);
-      PartSum row_sums[2];
-      Output<kGroupBlocks> o;
-      consume<kDim, kGroupBlocks>(args, shared, thread, uses, row_sums, o);
-      const WarpState& state = shared.warps[ptx::computed_here(thread) / 32];
-      if (is_alone(args, state.work)) {
-        emit_row<kDim, kGroupBlocks, kOutput>(args, state.work, shared, ptx::computed_here(thread), row_sums, o);
-      } else {
-        if (args.split > 1) ptx::cluster_sync();  // the parts are there
-        emit_shares<kDim, kGroupBlocks, kOutput>(args, state.work, shared, ptx::computed_here(thread));
-      }
-      unit = state.work.unit;
-    }
+    consume_rows<kDim, kTerms, kGroupBlocks, kOutput>(args, shared);
   }
 }
 
-template <int kDim, int kGroupBlocks>
+// A slot of counters for a launch: launches that may run at the same time have different ones.
+int next_arrival_slot() {
+  static std::atomic<uint32_t> next{0};
+  return static_cast<int>(next.fetch_add(1, std::memory_order_relaxed) % kArrivalSlots);
+}
+
+template <int kDim, int kTerms, int kGroupBlocks, AttentionOutput kOutput>
+void launch_kernel(Context& context, const AttentionPlan& plan, const Arguments& args) {
+  LaunchConfig config;
+  config.grid = dim3(static_cast<unsigned>(plan.num_ctas));
+  config.block = dim3(kThreads);
+  config.shared_bytes = sizeof(SharedMemory<kDim, kTerms>);
+  if (plan.is_cluster()) config.cluster_size = plan.split;
+  launch(context, "attention", attention_kernel<kDim, kTerms, kGroupBlocks, kOutput>, config, args);
+}
+
+template <int kDim, int kTerms, int kGroupBlocks>
 void launch_attention(Context& context, const AttentionParams& params, const AttentionPlan& plan) {
   using S = Shape<kDim, kGroupBlocks>;
-  constexpr int kColumns = S::kBlocks / S::kGroups / kGroupBlocks;  // sets of columns
+  constexpr int kColumns = S::kBlocks / S::kColumnBlocks;  // sets of columns
   Arguments args{};
   args.params = params;
   args.ring_page_bytes = KvEntryLayout{kDim}.page_bytes(params.ring.ring_size);
@@ -667,11 +989,12 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
   const int num_head_tiles = (params.num_heads + kHeadTile - 1) / kHeadTile;
   args.num_units = params.batch.num_tokens * num_head_tiles * kColumns;
   args.split = plan.split;
-  args.shares_short = plan.shares_short;
   args.max_parts = plan.max_parts;
   args.parts = static_cast<float4*>(params.scratch);
-  const int64_t num_parts = static_cast<int64_t>(plan.num_clusters) * plan.max_parts;
+  const int64_t num_parts = static_cast<int64_t>(plan.num_ctas / plan.split) * plan.max_parts;
   args.part_sums = reinterpret_cast<PartSum*>(args.parts + num_parts * S::kVectors * kConsumers);
+  args.is_cluster = plan.is_cluster();
+  if (plan.split > 1 && !args.is_cluster) args.arrival_slot = next_arrival_slot();
   args.columns = Divisor(kColumns);
   args.head_tiles = Divisor(num_head_tiles);
   args.splits = Divisor(plan.split);
@@ -680,24 +1003,26 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
     args.ratio = Divisor(params.ratio);
     args.entries_per_page = Divisor(params.entries.entries_per_page);
   }
-  LaunchConfig config;
-  config.grid = dim3(static_cast<unsigned>(plan.num_clusters * plan.split));
-  config.block = dim3(kThreads);
-  config.shared_bytes = sizeof(SharedMemory<kDim>);
-  config.cluster_size = plan.split;
   switch (params.output) {
     case AttentionOutput::kBf16:
-      return launch(context, "attention", attention_kernel<kDim, kGroupBlocks, AttentionOutput::kBf16>, config, args);
+      return launch_kernel<kDim, kTerms, kGroupBlocks, AttentionOutput::kBf16>(context, plan, args);
     case AttentionOutput::kFp32:
-      return launch(context, "attention", attention_kernel<kDim, kGroupBlocks, AttentionOutput::kFp32>, config, args);
+      return launch_kernel<kDim, kTerms, kGroupBlocks, AttentionOutput::kFp32>(context, plan, args);
     case AttentionOutput::kFp8:
-      if constexpr (kColumns == 1) {
-        return launch(context, "attention", attention_kernel<kDim, kGroupBlocks, AttentionOutput::kFp8>, config, args);
-      }
-      return;  // not planned
+      if constexpr (kColumns == 1) return launch_kernel<kDim, kTerms, kGroupBlocks, AttentionOutput::kFp8>(context, plan, args);
+      break;  // not planned
     case AttentionOutput::kFp4:
-      return launch(context, "attention", attention_kernel<kDim, kGroupBlocks, AttentionOutput::kFp4>, config, args);
+      if constexpr (kColumns == 1) return launch_kernel<kDim, kTerms, kGroupBlocks, AttentionOutput::kFp4>(context, plan, args);
+      break;
   }
+}
+
+// Head dims other than the published models' have both terms always.
+template <int kTerms>
+void launch_columns(Context& context, const AttentionParams& params, const AttentionPlan& plan) {
+  if (plan.columns == 4) return launch_attention<512, kTerms, 1>(context, params, plan);
+  if (plan.columns == 2) return launch_attention<512, kTerms, 2>(context, params, plan);
+  launch_attention<512, kTerms, 4>(context, params, plan);
 }
 
 }  // namespace
@@ -717,16 +1042,14 @@ void attention(Context& context, const AttentionParams& params) {
   const AttentionPlan plan = make_attention_plan(params, context.num_sms);
   switch (params.head_dim) {
     case 64:
-      return launch_attention<64, 1>(context, params, plan);
+      return launch_attention<64, 2, 1>(context, params, plan);
     case 128:
-      return launch_attention<128, 2>(context, params, plan);
+      return launch_attention<128, 2, 2>(context, params, plan);
     case 256:
-      if (plan.columns == 2) return launch_attention<256, 1>(context, params, plan);
-      return launch_attention<256, 2>(context, params, plan);
+      return launch_attention<256, 2, 2>(context, params, plan);
     default:
-      if (plan.columns == 4) return launch_attention<512, 1>(context, params, plan);
-      if (plan.columns == 2) return launch_attention<512, 2>(context, params, plan);
-      return launch_attention<512, 4>(context, params, plan);
+      if (params.probabilities == AttentionProbabilities::kOneTerm) return launch_columns<1>(context, params, plan);
+      return launch_columns<2>(context, params, plan);
   }
 }
 

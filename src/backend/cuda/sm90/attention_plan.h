@@ -8,26 +8,52 @@ namespace dsv4::cuda {
 
 inline constexpr int kHeadTile = 64;  // heads of a CTA
 inline constexpr int kTileKeys = 64;
-// Rows of more tiles of keys are added up in kLongGroups groups.
-inline constexpr int kShortTiles = 64;
-inline constexpr int kLongGroups = 8;
+inline constexpr int kPieceKeys = 2 * kTileKeys;  // whose products are summed up from zero
+inline constexpr int kGroupPieces = 16;           // at most, of a group, whose pieces are added up from zero
 
-constexpr int num_key_groups(int num_tiles) {
-  return num_tiles > kShortTiles ? kLongGroups : 1;
+// A row's groups have as many pieces as each other, or one more.
+constexpr int num_piece_groups(int num_pieces) {
+  return (num_pieces + kGroupPieces - 1) / kGroupPieces;
+}
+
+// Parts that a row of `num_pieces` pieces hands over from CTA to CTA, when `split` CTAs share it: groups, or, where more CTAs than groups
+// are there and several share a group, the first CTA's share of it and the single pieces of the others.
+struct PartCounts {
+  int num_groups = 0;
+  int num_longer = 0;         // of the groups: the first ones, with one piece more
+  int16_t group_pieces = 0;   // of the others
+  int16_t group_ctas = 0;     // that share a group; 0: CTAs have whole groups
+  int16_t group_parts = 1;    // of a group, at most
+  int16_t shorter_parts = 1;  // of a group that is not longer
+};
+
+constexpr PartCounts count_parts(int num_pieces, int split) {
+  PartCounts counts;
+  if (num_pieces == 0) return counts;
+  counts.num_groups = num_piece_groups(num_pieces);
+  const int shorter = num_pieces / counts.num_groups;
+  counts.num_longer = num_pieces - shorter * counts.num_groups;
+  counts.group_pieces = static_cast<int16_t>(shorter);
+  if (split <= counts.num_groups) return counts;
+  const int ctas = split / counts.num_groups, longer = shorter + (counts.num_longer > 0 ? 1 : 0);
+  counts.group_ctas = static_cast<int16_t>(ctas);
+  counts.group_parts = static_cast<int16_t>(1 + longer - (longer + ctas - 1) / ctas);
+  counts.shorter_parts = static_cast<int16_t>(1 + shorter - (shorter + ctas - 1) / ctas);
+  return counts;
 }
 
 struct AttentionPlan {
-  int columns = 1;           // sets of columns of the output; each has CTAs of its own
-  int split = 1;             // CTAs of a cluster, which share a row's keys
-  bool shares_short = true;  // those of short rows, too
-  int max_parts = 0;         // of a row in scratch memory
-  int num_clusters = 0;      // in the launch
+  int columns = 1;    // sets of columns of the output; each has CTAs of its own
+  int split = 1;      // CTAs that share a row's keys
+  int max_parts = 0;  // of a row in scratch memory
+  int num_ctas = 0;
+
+  // Whether the CTAs that share a row are a cluster. Clusters lie within a GPC.
+  bool is_cluster() const { return split > 1 && split <= 16 && num_ctas / split <= 8 * (16 / split); }
 };
 
 namespace attention_plan {
 
-constexpr int kMaxSplit = 16;
-constexpr int kGpcs = 8, kGpcSms = 16;  // clusters lie within a GPC; some have two SMs more
 constexpr int kPartThreads = 256;
 
 // Of a CTA's sums in scratch memory. Threads of a warpgroup without columns have a place as well.
@@ -35,40 +61,48 @@ inline int64_t part_bytes(int head_dim, int columns) {
   return static_cast<int64_t>(kHeadTile) * head_dim * 4 * (head_dim <= 128 ? 2 : 1) / columns + kPartThreads * 2 * 8;
 }
 
-// Cycles of one H200 that the slowest CTA takes for rows of `num_tiles` tiles (docs/kernels/attention.md); sets the plan's parts and
-// clusters. Negative: the plan does not do.
-inline double cost(const AttentionParams& params, int num_sms, int num_tiles, AttentionPlan& plan) {
+// Cycles of one H200 that the slowest CTA takes for rows of `num_pieces` pieces (docs/kernels/attention.md); sets the plan's parts and
+// CTAs. Negative: the plan does not do.
+inline double cost(const AttentionParams& params, int num_sms, int num_pieces, AttentionPlan& plan) {
   const int num_units = params.batch.num_tokens * ((params.num_heads + kHeadTile - 1) / kHeadTile) * plan.columns;
-  const int num_groups = num_key_groups(num_tiles);
+  const int num_groups = num_piece_groups(num_pieces);
   const int64_t bytes = part_bytes(params.head_dim, plan.columns);
   const double share = params.head_dim / 512.0 / plan.columns;
-  const double tile_cycles = 1500 + 3800 * share, start_cycles = 6000, store_cycles = 500 + 6000 * share;
+  const int terms = params.probabilities == AttentionProbabilities::kOneTerm ? 1 : 2;
+  const double piece_cycles = 1200 + 2300 * (params.head_dim / 512.0) + 2300 * terms * share;
+  const double start_cycles = 5000, store_cycles = 500 + 5500 * share, output_cycles = 5000 * share;
   if (plan.split == 1) {
-    plan.num_clusters = num_units < num_sms ? num_units : num_sms;
+    plan.num_ctas = num_units < num_sms ? num_units : num_sms;
     plan.max_parts = num_groups > 1 ? num_groups : 0;
     if (plan.max_parts > 0) {
       const int64_t most = params.scratch_bytes / (plan.max_parts * bytes);
-      if (most < plan.num_clusters) plan.num_clusters = static_cast<int>(most);
+      if (most < plan.num_ctas) plan.num_ctas = static_cast<int>(most);
     }
-    if (plan.num_clusters == 0) return -1;
-    const int rounds = (num_units + plan.num_clusters - 1) / plan.num_clusters;
-    return rounds * (start_cycles + num_tiles * tile_cycles + (num_groups - 1) * 3 * store_cycles + 7000 * share);
+    if (plan.num_ctas == 0) return -1;
+    const int rounds = (num_units + plan.num_ctas - 1) / plan.num_ctas;
+    return rounds * (start_cycles + num_pieces * piece_cycles + (num_groups - 1) * 2 * store_cycles + output_cycles);
   }
-  plan.num_clusters = num_units;
-  if (num_units > kGpcs * (kGpcSms / plan.split)) return -1;
-  // Parts of the longest rows, and of the longest of those that are handed over tile by tile.
-  const int short_tiles = num_tiles < kShortTiles ? num_tiles : kShortTiles, first = (short_tiles + plan.split - 1) / plan.split;
-  const int short_parts = short_tiles - first + 1, num_parts = num_groups > 1 ? num_groups : short_parts;
-  plan.max_parts = num_parts > short_parts ? num_parts : short_parts;
-  if (num_groups > 1 && num_units * plan.max_parts * bytes > params.scratch_bytes) {
-    plan.shares_short = false;
-    plan.max_parts = num_parts;
+  if (num_units * static_cast<int64_t>(plan.split) > num_sms) return -1;  // CTAs wait for each other: all must be resident
+  plan.num_ctas = num_units * plan.split;
+  for (int groups = 1; groups <= num_groups; ++groups) {  // rows may have fewer keys
+    const PartCounts counts = count_parts(groups < num_groups ? groups * kGroupPieces : num_pieces, plan.split);
+    if (counts.num_groups * counts.group_parts > plan.max_parts) plan.max_parts = counts.num_groups * counts.group_parts;
   }
+  const PartCounts counts = count_parts(num_pieces, plan.split);
   if (num_units * plan.max_parts * bytes > params.scratch_bytes) return -1;
-  const int run_parts = num_groups > 1 ? (num_groups + plan.split - 1) / plan.split : first > 1 ? first - 1 : 1;
-  const double run_tiles = num_groups > 1 ? static_cast<double>(num_tiles) * run_parts / num_groups : first;
-  const int num_shares = params.head_dim / 32 / plan.columns, run_shares = (num_shares + plan.split - 1) / plan.split;
-  return start_cycles + (run_tiles + 0.5) * tile_cycles + run_parts * store_cycles + 2500 + run_shares * num_parts * 550.0;
+  const int group_pieces = (num_pieces + num_groups - 1) / num_groups;
+  int run_pieces, run_parts;
+  if (counts.group_ctas == 0) {
+    run_parts = (num_groups + plan.split - 1) / plan.split;
+    run_pieces = run_parts * group_pieces;
+  } else {
+    run_pieces = (group_pieces + counts.group_ctas - 1) / counts.group_ctas;
+    run_parts = counts.group_ctas > 1 ? run_pieces : 1;
+  }
+  const int num_parts = num_groups * counts.group_parts;
+  const double items = params.head_dim / 64.0 / plan.columns * 4 * 8;  // a warp's, of two vectors
+  const double rounds = items > 8.0 * plan.split ? items / (8.0 * plan.split) : 1.0;
+  return start_cycles + run_pieces * piece_cycles + run_parts * store_cycles + 3000 + rounds * (500 + num_parts * 80.0);
 }
 
 }  // namespace attention_plan
@@ -80,17 +114,16 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
     const int64_t bound = static_cast<int64_t>(params.batch.page_table_stride) * params.entries.entries_per_page;
     num_keys += params.selected != nullptr ? params.num_selected : params.max_visible > 0 ? params.max_visible : bound;
   }
-  const int num_tiles = static_cast<int>((num_keys + kTileKeys - 1) / kTileKeys);
-  const int num_blocks = params.head_dim / 64;
+  const int num_pieces = static_cast<int>((num_keys + kPieceKeys - 1) / kPieceKeys);
+  const bool quantises = params.output == AttentionOutput::kFp8 || params.output == AttentionOutput::kFp4;
   AttentionPlan best;
   double lowest = -1;
-  for (int columns = 1; columns <= (num_blocks < 4 ? 1 : num_blocks / 2); columns *= 2) {
-    if (params.output == AttentionOutput::kFp8 && columns > 1) break;  // 128 columns of a warpgroup share a scale
-    for (int split = 1; split <= attention_plan::kMaxSplit; ++split) {
+  for (int columns = 1; columns <= (params.head_dim == 512 && !quantises ? 4 : 1); columns *= 2) {
+    for (int split = 1; split <= num_pieces && split <= num_sms; ++split) {
       AttentionPlan plan;
       plan.columns = columns;
       plan.split = split;
-      const double cost = attention_plan::cost(params, num_sms, num_tiles, plan);
+      const double cost = attention_plan::cost(params, num_sms, num_pieces, plan);
       if (cost < 0 || (lowest >= 0 && cost >= lowest)) continue;
       lowest = cost;
       best = plan;
@@ -98,7 +131,7 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
   }
   if (lowest < 0) {
     fail_line("attention: %lld bytes of scratch, expected at least %lld for %lld keys", static_cast<long long>(params.scratch_bytes),
-              static_cast<long long>(kLongGroups * attention_plan::part_bytes(params.head_dim, num_blocks < 4 ? 1 : num_blocks / 2)),
+              static_cast<long long>(num_piece_groups(num_pieces) * attention_plan::part_bytes(params.head_dim, params.head_dim == 512 && !quantises ? 4 : 1)),
               static_cast<long long>(num_keys));
   }
   return best;

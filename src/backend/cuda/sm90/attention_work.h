@@ -1,11 +1,11 @@
-// Which keys of which row a CTA of attention works on, and where they are. A row's keys come in tiles; the sums of tiles are added in one
-// order, whoever has them: long rows in groups, each for itself and then one after another.
+// Which keys of which row a CTA of attention works on, and where they are. A row's keys come in pieces, pieces in groups. The sums of a
+// group's pieces are added in one order, then those of the groups, whoever has them.
 #pragma once
 
 #include "backend/cuda/block/attention_output.h"
 #include "backend/cuda/block/divisor.h"
 #include "backend/cuda/block/key_tile.h"
-#include "backend/cuda/ptx/cluster.h"
+#include "backend/cuda/ptx/copy.h"
 #include "backend/cuda/sm90/attention_plan.h"
 #include "ops/attention.h"
 
@@ -15,13 +15,14 @@ struct Arguments {
   AttentionParams params;
   size_t ring_page_bytes;
   size_t entry_page_bytes;
-  float logit_scale;   // softmax_scale·log2(e): exponentials are powers of two
-  int num_units;       // rows × tiles of heads × sets of columns
-  int split;           // CTAs of a cluster, which share a unit's keys
-  bool shares_short;   // those of a short row, too
-  int max_parts;       // of a unit in scratch memory
-  float4* parts;       // [unit, max_parts, vector, thread]; without sharing [CTA, max_parts, vector, thread]
-  PartSum* part_sums;  // the same with [2, thread]
+  float logit_scale;      // softmax_scale·log2(e): exponentials are powers of two
+  int num_units;          // rows × tiles of heads × sets of columns
+  int split;              // CTAs that share a unit's keys
+  int max_parts;          // of a unit in scratch memory
+  float4* parts;          // [unit, max_parts, vector, thread]; without sharing [CTA, max_parts, vector, thread]
+  PartSum* part_sums;     // the same with [2, thread]
+  bool is_cluster;        // those CTAs
+  int arrival_slot;       // of the launch, where they are not
   Divisor columns;
   Divisor head_tiles;
   Divisor splits;
@@ -30,152 +31,139 @@ struct Arguments {
   Divisor entries_per_page;
 };
 
-__device__ __forceinline__ int cluster_rank() {
-  return static_cast<int>(ptx::cluster_rank());
-}
-__device__ __forceinline__ int cluster_index() {
-  return static_cast<int>(ptx::cluster_index());
-}
-__device__ __forceinline__ int num_clusters() {
-  return static_cast<int>(ptx::num_clusters());
-}
-
-// A load that the compiler leaves where it is: loads that do not wait for each other's values are then under way together.
-__device__ __forceinline__ int load_here(const int32_t* address) {
-  return *static_cast<const volatile int32_t*>(address);
-}
+// The part of a CTA's pieces that is being summed up, and the piece before which it ends.
+struct Part {
+  int index;
+  int piece_end;
+};
 
 // What a CTA works on; the same in all its threads.
 struct Work {
   OutputHeads heads;
   int unit;
-  int column;  // set of columns
-  int position;
+  int column;    // set of columns
+  int position;  // −1: padding
   int seq_idx;
-  int num_window, num_keys;
-  int num_tiles, num_groups;  // of the row
-  int tile_begin, tile_end;   // of this CTA
+  int slot;                              // of the ring
+  int first_place;                       // of the window in the ring
+  int num_window, num_keys, num_pieces;  // of the row
+  PartCounts counts;                     // of the row
+  int piece_begin, piece_end;            // of this CTA
 };
 
 __device__ __forceinline__ int group_begin(const Work& work, int group) {
-  return work.num_groups == 1 ? group * work.num_tiles : static_cast<int>(static_cast<int64_t>(work.num_tiles) * group / kLongGroups);
+  return group * work.counts.group_pieces + min(group, work.counts.num_longer);
 }
 
-// The first tile of rank `rank`: of a long row whole groups are handed over.
-__device__ __forceinline__ int run_begin(const Arguments& args, const Work& work, int rank) {
-  if (work.num_groups == 1 && !args.shares_short) return rank == 0 ? 0 : work.num_tiles;
-  const int items = work.num_groups == 1 ? work.num_tiles : work.num_groups;
-  const int begin = args.splits.quotient(items * rank + args.split - 1);
-  return work.num_groups == 1 ? begin : group_begin(work, begin);
+// The pieces of the CTAs before CTA `i` of those that share a group of `num_pieces`.
+__device__ __forceinline__ int pieces_before(const Work& work, int num_pieces, int i) {
+  return (num_pieces * i + work.counts.group_ctas - 1) / work.counts.group_ctas;
 }
 
-// The row, heads and columns of a unit and the tiles of rank `rank`; false for padding.
-__device__ __forceinline__ bool find_work(const Arguments& args, int unit, int rank, Work& work) {
+// The pieces of CTA `rank` of the unit's, and its first part.
+__device__ __forceinline__ Part find_pieces(const Arguments& args, int rank, Work& work) {
+  const int num_groups = work.counts.num_groups, group_ctas = work.counts.group_ctas;
+  work.piece_begin = work.piece_end = 0;
+  if (work.num_pieces == 0) return {0, 0};
+  if (group_ctas == 0) {
+    const int group = args.splits.quotient(num_groups * rank + args.split - 1);
+    work.piece_begin = group_begin(work, group);
+    work.piece_end = group_begin(work, args.splits.quotient(num_groups * (rank + 1) + args.split - 1));
+    return {group, group_begin(work, group + 1)};
+  }
+  const int group = rank / group_ctas, i = rank - group * group_ctas;
+  if (group >= num_groups) return {0, 0};
+  const int begin = group_begin(work, group), num_pieces = group_begin(work, group + 1) - begin;
+  const int before = pieces_before(work, num_pieces, i);
+  work.piece_begin = begin + before;
+  work.piece_end = begin + pieces_before(work, num_pieces, i + 1);
+  const int first_part = group * work.counts.group_parts;
+  return i == 0 ? Part{first_part, work.piece_end}
+                : Part{first_part + 1 + before - pieces_before(work, num_pieces, 1), work.piece_begin + 1};
+}
+
+// The part after the one that has been handed over.
+__device__ __forceinline__ Part next_part(const Work& work, const Part& part) {
+  return {part.index + 1, work.counts.group_ctas == 0 ? group_begin(work, part.index + 2) : part.piece_end + 1};
+}
+
+// Parts of a group: one more piece may be one more part.
+__device__ __forceinline__ int num_group_parts(const Work& work, int group) {
+  return group < work.counts.num_longer ? work.counts.group_parts : work.counts.shorter_parts;
+}
+
+// The row, heads, columns and pieces of CTA `rank` of a unit.
+__device__ __forceinline__ Work find_work(const Arguments& args, int unit, int rank) {
   const AttentionParams& params = args.params;
+  Work work;
   work.unit = unit;
   const int tile = args.columns.quotient(unit);
   work.column = unit - tile * static_cast<int>(args.columns.value);
   work.heads.row = args.head_tiles.quotient(tile);
-  work.position = load_here(params.batch.positions + work.heads.row);
-  work.seq_idx = load_here(params.batch.seq_idx + work.heads.row);
+  work.position = ptx::load_here(params.batch.positions + work.heads.row);
+  work.seq_idx = ptx::load_here(params.batch.seq_idx + work.heads.row);
   int most_window = params.window, most_entries = 1 << 30;
   if (params.key_counts != nullptr) {
-    most_window = max(0, load_here(params.key_counts + 2 * static_cast<int64_t>(work.heads.row)));
-    most_entries = max(0, load_here(params.key_counts + 2 * static_cast<int64_t>(work.heads.row) + 1));
+    most_window = max(0, ptx::load_here(params.key_counts + 2 * static_cast<int64_t>(work.heads.row)));
+    most_entries = max(0, ptx::load_here(params.key_counts + 2 * static_cast<int64_t>(work.heads.row) + 1));
   }
   work.heads.head_begin = (tile - work.heads.row * static_cast<int>(args.head_tiles.value)) * kHeadTile;
   work.heads.num_heads = min(params.num_heads - work.heads.head_begin, kHeadTile);
-  if (work.position < 0) return false;
+  const int num_positions = max(work.position, -1) + 1;
+  work.slot = num_positions == 0 ? 0 : ptx::load_here(params.batch.slots + work.seq_idx);
   int num_entries = 0;
   if (params.entries.data != nullptr) {
-    const int num_visible = args.ratio.quotient(work.position + 1);
+    const int num_visible = args.ratio.quotient(num_positions);
     num_entries = params.selected == nullptr ? num_visible : min(num_visible, params.num_selected);
   }
-  work.num_window = min(min(work.position + 1, params.window), most_window);
+  work.num_window = min(min(num_positions, params.window), most_window);
+  work.first_place = args.ring_size.remainder(num_positions - work.num_window);
   work.num_keys = work.num_window + min(num_entries, most_entries);
-  work.num_tiles = (work.num_keys + kTileKeys - 1) / kTileKeys;
-  work.num_groups = num_key_groups(work.num_tiles);
-  work.tile_begin = args.split == 1 ? 0 : run_begin(args, work, rank);
-  work.tile_end = args.split == 1 ? work.num_tiles : run_begin(args, work, rank + 1);
-  return true;
-}
-
-// Where the keys of a row are. Pointers are made of it where they are needed: they would take too many registers.
-struct KeySource {
-  int slot;
-  int first_place;  // of the window in the ring
-};
-
-__device__ __forceinline__ KeySource key_source(const Arguments& args, const Work& work) {
-  return {load_here(args.params.batch.slots + work.seq_idx), args.ring_size.remainder(work.position - work.num_window + 1)};
+  work.num_pieces = (work.num_keys + kPieceKeys - 1) / kPieceKeys;
+  work.counts = count_parts(work.num_pieces, args.split);
+  find_pieces(args, rank, work);
+  return work;
 }
 
 // Index of a key in its cache: the place in the ring or the entry of the sequence; −1: none.
-__device__ __forceinline__ int find_entry(const Arguments& args, const Work& work, const KeySource& source, int key) {
+__device__ __forceinline__ int find_entry(const Arguments& args, const Work& work, int key) {
   if (key >= work.num_keys) return -1;
   if (key < work.num_window) {
-    const int place = source.first_place + key;
+    const int place = work.first_place + key;
     return place < args.params.ring.ring_size ? place : place - args.params.ring.ring_size;
   }
   const int i = key - work.num_window;
   if (args.params.selected == nullptr) return i;
-  return args.params.selected[static_cast<int64_t>(work.heads.row) * args.params.num_selected + i];
+  return ptx::load_here(args.params.selected + static_cast<int64_t>(work.heads.row) * args.params.num_selected + i);
 }
+
+// The page that `entry` of the sequence is in; of a key of the window that of its ring.
+__device__ __forceinline__ int find_page(const Arguments& args, const Work& work, int key, int entry) {
+  if (entry < 0 || key < work.num_window) return work.slot;
+  const int32_t* page_table = args.params.batch.page_table + static_cast<int64_t>(work.seq_idx) * args.params.batch.page_table_stride;
+  return ptx::load_here(page_table + args.entries_per_page.quotient(entry));
+}
+
+// What is read where there is no entry: a load behind a condition would be waited for where it stands.
+__device__ const uint4 kNoEntry[KvEntryLayout{512}.value_bytes() / sizeof(uint4)] = {};
+
+// Where an entry is.
+struct EntryPlace {
+  const uint8_t* values;
+  const uint8_t* scales;
+};
 
 template <int kDim>
-__device__ __forceinline__ EntryPlace locate(const Arguments& args, const Work& work, const KeySource& source, int key, int entry) {
-  if (entry < 0) return {nullptr, nullptr};
+__device__ __forceinline__ EntryPlace locate(const Arguments& args, const Work& work, int key, int entry, int page_idx) {
+  if (entry < 0) return {reinterpret_cast<const uint8_t*>(kNoEntry), reinterpret_cast<const uint8_t*>(kNoEntry)};
   constexpr KvEntryLayout kLayout{kDim};
   const AttentionParams& params = args.params;
-  if (key < work.num_window) {
-    const uint8_t* ring = params.ring.data + static_cast<size_t>(source.slot) * args.ring_page_bytes;
-    return {ring + kLayout.value_offset(entry), ring + kLayout.scale_offset(entry, params.ring.ring_size)};
-  }
-  const int entries_per_page = params.entries.entries_per_page;
-  const int32_t* page_table = params.batch.page_table + static_cast<int64_t>(work.seq_idx) * params.batch.page_table_stride;
-  const int page_idx = args.entries_per_page.quotient(entry);
-  const uint8_t* page = params.entries.data + static_cast<size_t>(page_table[page_idx]) * args.entry_page_bytes;
-  const int in_page = entry - page_idx * entries_per_page;
+  const bool in_window = key < work.num_window;
+  const int entries_per_page = in_window ? params.ring.ring_size : params.entries.entries_per_page;
+  const uint8_t* page = in_window ? params.ring.data + static_cast<size_t>(page_idx) * args.ring_page_bytes
+                                  : params.entries.data + static_cast<size_t>(page_idx) * args.entry_page_bytes;
+  const int in_page = in_window ? entry : args.entries_per_page.remainder(entry);
   return {page + kLayout.value_offset(in_page), page + kLayout.scale_offset(in_page, entries_per_page)};
-}
-
-// How the parts of a row lie in scratch memory: of a long row group by group; else of rank 0 all tiles together, of the others each tile.
-struct PartMap {
-  int first_tiles;  // of part 0
-  int num_parts;
-};
-
-__device__ __forceinline__ PartMap part_map(const Arguments& args, const Work& work) {
-  if (work.num_tiles == 0) return {0, 0};
-  if (work.num_groups > 1) return {0, work.num_groups};
-  const int first_tiles = run_begin(args, work, 1);
-  return {first_tiles, work.num_tiles - first_tiles + 1};
-}
-
-// Whether part `part` is the last one of a group.
-__device__ __forceinline__ bool ends_group(const Work& work, const PartMap& map, int part) {
-  return work.num_groups > 1 || part + 1 == map.num_parts;
-}
-
-// The part of a CTA's tiles that is being summed up, and the tile before which it ends.
-struct Part {
-  int index;
-  int tile_end;
-};
-
-__device__ __forceinline__ Part first_part(const Arguments& args, const Work& work, int rank) {
-  if (args.split == 1) return {0, group_begin(work, 1)};
-  if (work.num_groups == 1) {
-    if (rank == 0) return {0, work.tile_end};
-    return {work.tile_begin - run_begin(args, work, 1) + 1, work.tile_begin + 1};
-  }
-  const int group = args.splits.quotient(work.num_groups * rank + args.split - 1);
-  return {group, group_begin(work, group + 1)};
-}
-
-// The part after the one that has been handed over.
-__device__ __forceinline__ Part next_part(const Arguments& args, const Work& work, const Part& part) {
-  return {part.index + 1, args.split > 1 && work.num_groups == 1 ? part.tile_end + 1 : group_begin(work, part.index + 2)};
 }
 
 }  // namespace dsv4::cuda
