@@ -167,8 +167,6 @@ class Step {
     params_.max_visible = shape.num_entries + (shape.is_prefill() ? shape.rows_per_seq / shape.ratio() : 0);
   }
 
-  void set_probabilities(AttentionProbabilities probabilities) { params_.probabilities = probabilities; }
-
   // Microseconds of a call in a graph.
   double time_graph() {
     const auto recording = gpu_.record([&] {
@@ -249,12 +247,10 @@ int run(int argc, char** argv) {
   for (const Shape& shape : kShapes) {
     if (std::string(shape.name).find(filter) == std::string::npos) continue;
     Step step(*gpu, shape);
-    for (const auto probabilities : {AttentionProbabilities::kTwoTerms, AttentionProbabilities::kOneTerm}) {
-    step.set_probabilities(probabilities);
     const double graph = step.time_graph(), cold = step.time_cold();
     const double tflops = shape.flop() / graph / 1e6;
     const double floor = std::max(shape.bytes() / copy_rate, shape.flop() / kProductRate) * 1e6;
-    std::printf("%-20s %d %10.2f %10.2f %9.1f %9.0f %8.1f %9.1f %s %9.1f\n", shape.name, probabilities == AttentionProbabilities::kOneTerm ? 1 : 2, graph, cold, tflops, shape.bytes() / graph / 1e3,
+    std::printf("%-20s %10.2f %10.2f %9.1f %9.0f %8.1f %9.1f %s %9.1f\n", shape.name, graph, cold, tflops, shape.bytes() / graph / 1e3,
                 100 * floor / graph, shape.peer, shape.is_prefill() ? "TF" : "us", shape.limit);
     std::fflush(stdout);
     if (!file.is_open()) continue;
@@ -266,7 +262,6 @@ int run(int argc, char** argv) {
     }
     append(file, devices[0].name, gate + ".cold_us", cold, "µs", 0, "");
     append(file, devices[0].name, gate + ".floor_share", floor / graph, "", 0, "");
-    }
   }
   return 0;
 }

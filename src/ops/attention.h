@@ -23,12 +23,6 @@ enum class AttentionOutput : uint8_t {
   kFp4,  // kBf16, quantised (spec 3.4). out: half as many bytes, e2m1, even dim low; out_scales: [num_tokens, num_heads·head_dim/32] ue8m0
 };
 
-// How exactly a backend that multiplies in f16 takes the probabilities e^{l_j−M}.
-enum class AttentionProbabilities : uint8_t {
-  kTwoTerms,  // as the sum of two f16, 22 bits: what the golden files ask for
-  kOneTerm,   // as one f16, 11 bits (spec 2.9 has 8): the value product costs half
-};
-
 inline constexpr int kAttentionFp8Block = 128;  // values of a head that share a scale, at most head_dim
 inline constexpr int kAttentionFp4Block = 32;
 
@@ -50,7 +44,6 @@ struct AttentionParams {
   float softmax_scale;  // head_dim^-½
   int max_visible = 0;  // an upper bound of the compressed entries that a row sees; 0: as many as the page table has room for
   AttentionOutput output = AttentionOutput::kBf16;
-  AttentionProbabilities probabilities = AttentionProbabilities::kTwoTerms;
   uint8_t* out_scales = nullptr;  // of kFp8 and kFp4
   float* lse = nullptr;           // [num_tokens, num_heads]: ln(Σ_j e^{l_j} + e^{sink}); −∞ for padding rows; nullptr: not wanted
   // [num_tokens, 2]: how many of the last window positions and of the first listed or visible entries the row attends to, instead of all

@@ -41,7 +41,7 @@ __device__ __forceinline__ void store_dims(uint8_t* block, int row, int part, co
 }
 
 __device__ __forceinline__ uint4 load_or_zero(const uint8_t* address, bool valid) {
-    return valid ? __ldg(reinterpret_cast<const uint4*>(address)) : make_uint4(0, 0, 0, 0);
+  return valid ? __ldg(reinterpret_cast<const uint4*>(address)) : make_uint4(0, 0, 0, 0);
 }
 
 }  // namespace dsv4::cuda

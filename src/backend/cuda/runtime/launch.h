@@ -48,10 +48,14 @@ class LaunchObserver {
   virtual void after_launch(const char* op) = 0;
 };
 
+inline constexpr int kMaxArrivals = 128;
+
 // What ops need to launch.
 struct Context {
   cudaStream_t stream = nullptr;
   int num_sms = 0;
+  uint32_t* arrivals =
+      nullptr;  // kMaxArrivals zeros in device memory, with which CTAs of a launch wait for each other; nullptr: they may not
   LaunchCounter launches;
   LaunchObserver* observer = nullptr;
 };

@@ -12,12 +12,10 @@
 // A block of 64 dims × 64 keys is filled again as soon as the warpgroup that has these columns is done with it: the next piece arrives
 // while this one's values are multiplied, and its S begins with the blocks that came first.
 //
-// Numbers. P is taken as one or two f16, 11 or 22 bits. Maxima are rounded up to integers (of logits in powers of two), so that changing
+// Numbers. P is taken as two f16, high and low: 22 bits. Maxima are rounded up to integers (of logits in powers of two), so that changing
 // them is exact; P is up to 2^15, which puts the low term of what matters above the subnormals.
 //
-// Budget per piece, D = 512: S 2 × 32 wgmma m64n64k16 = 2048 cycles, O 2048 per term. docs/kernels/attention.md.
-#include <atomic>
-
+// Budget per piece, D = 512: S 2 × 32 wgmma m64n64k16 = 2048 cycles, O 4096. docs/kernels/attention.md.
 #include "backend/cuda/block/attention_output.h"
 #include "backend/cuda/block/key_tile.h"
 #include "backend/cuda/ops.h"
@@ -29,353 +27,17 @@
 #include "backend/cuda/ptx/matrix.h"
 #include "backend/cuda/ptx/registers.h"
 #include "backend/cuda/ptx/wgmma.h"
+#include "backend/cuda/sm90/attention_keys.h"
 #include "backend/cuda/sm90/attention_plan.h"
 #include "backend/cuda/sm90/attention_work.h"
 
 namespace dsv4::cuda {
 namespace {
 
-constexpr int kTiles = 2;  // of a piece: one per consumer warpgroup
-constexpr int kSteps = kTileKeys / 16;
-constexpr int kGroupThreads = 128;
-constexpr int kConsumers = 2 * kGroupThreads;
-constexpr int kWarps = kConsumers / 32;
-constexpr int kProducers = kGroupThreads;
-constexpr int kThreads = kConsumers + kProducers;
 constexpr int kHeadroom = 15;  // P is relative to 2^(maximum − kHeadroom)
-constexpr int kMaximaBarrier = 1, kProbabilityBarrier = 2, kRowBarrier = 3, kProducerBarrier = 4, kTurnBarrier = 5;
+constexpr int kMaximaBarrier = 1, kProbabilityBarrier = 2, kRowBarrier = 3, kTurnBarrier = 5;
 constexpr uint32_t kValueStep = 16 * kSwizzleRowBytes >> 4;  // descriptor units of 16 keys
 constexpr uint32_t kDepthStep = 32 >> 4;                     // of 16 dims of a K-major operand
-constexpr int kArrivalSlots = 4096, kMaxSharedUnits = 128;
-constexpr float kLog2E = 1.44269504088896340736f;
-
-// Shapes that follow from head_dim and the blocks of 64 columns that a warpgroup has.
-template <int kDim, int kGroupBlocks>
-struct Shape {
-  static constexpr int kBlocks = kDim / kBlockDims;
-  static constexpr int kGroups = kBlocks <= 2 ? 1 : 2;          // warpgroups that have columns of O
-  static constexpr int kColumnBlocks = kGroups * kGroupBlocks;  // of a CTA
-  static constexpr int kVectors = 8 * kGroupBlocks;             // of four values, of a thread
-  static constexpr bool kTurns = kGroups == 2 && kGroupBlocks > 1;  // the warpgroups multiply in turns
-};
-
-// With which parity to wait for a row and for a piece.
-struct Parities {
-  uint32_t bits = 0;
-
-  __device__ __forceinline__ int row() const { return static_cast<int>(ptx::computed_here(static_cast<int>(bits)) & 1); }
-  __device__ __forceinline__ uint32_t piece() const { return bits >> 1; }
-  __device__ __forceinline__ void next_row() { bits ^= 1; }
-  __device__ __forceinline__ void next_piece() { bits ^= 2; }
-};
-
-// The piece that a producer warp is at.
-struct ProducerTurn {
-  int piece;
-  Parities parities;
-};
-
-// O of a thread: of rows g and g + 8 of its warp's 16 heads, of blocks of 64 columns.
-template <int kGroupBlocks>
-using Output = float[kGroupBlocks][32];
-
-// Of a row, in turns.
-struct RowState {
-  Work work;
-  float sinks[kHeadTile];  // times log2(e)
-  Rotation rotations[kRopeDim / 2];
-};
-
-template <int kDim, int kTerms>
-struct SharedMemory {
-  static constexpr int kBlocks = kDim / kBlockDims;
-  alignas(kSwizzleAtomBytes) uint8_t q[kBlocks][kBlockBytes];
-  alignas(kSwizzleAtomBytes) uint8_t keys[kTiles][kBlocks][kBlockBytes];
-  alignas(kSwizzleAtomBytes) uint8_t p[kTerms][kTiles][kBlockBytes];  // [64 heads, 64 keys]
-  RowState rows[2];
-  int maxima[kTiles][kHeadTile];
-  float totals[kTiles][kHeadTile];
-  alignas(16) float bias[kTiles][kTileKeys];  // 0, or −∞ where there is no key
-  Part parts[kWarps];                         // of a consumer warp, which has no registers for it
-  ProducerTurn turns[kProducers / 32];        // of a producer warp, the same
-  uint64_t full[kTiles][kBlocks];
-  uint64_t empty[kTiles][kBlocks];
-  uint64_t row_full;
-  uint64_t row_empty;  // S of the row's last piece is done
-};
-static_assert(sizeof(SharedMemory<512, 2>) <= 227 * 1024, "the most a CTA may have on Hopper");
-
-// What a producer warp, which has 32 keys of a tile, moves at once: a block of 64 coded dims of its keys, or the rotated dims of half of
-// them. A lane has 16 bytes of four keys, or 32 of two.
-template <int kDim>
-struct Units {
-  static constexpr int kBlocks = kDim / kBlockDims;
-  static constexpr int kCoded = kBlocks - 1;
-  static constexpr int kUnits = kCoded + 2;
-  static constexpr int kWords = 4 * kUnits;  // of a lane
-
-  static constexpr bool is_coded(int unit) { return unit < kCoded; }
-  static constexpr int half(int unit) { return unit - kCoded; }  // of the keys, of rotated dims
-  // Blocks of the one and of the other warpgroup's columns in turns, as they become free.
-  static constexpr int block_at(int i) { return kBlocks == 1 ? 0 : i % 2 * (kBlocks / 2) + i / 2; }
-  static constexpr int block(int unit) { return is_coded(unit) ? block_at(unit) : kBlocks - 1; }
-  static constexpr bool begins_block(int unit) { return unit <= kCoded; }
-  static constexpr bool ends_block(int unit) { return is_coded(unit) || half(unit) == 1; }
-  static_assert(kBlocks == 1 || block_at(kBlocks - 1) == kBlocks - 1, "the rotated dims come last");
-};
-
-// Registers of threads, in all three times 168, and how many words of a lane the producers read ahead.
-template <int kGroupBlocks, AttentionOutput kOutput>
-struct Registers {
-  static constexpr int kConsumer = kGroupBlocks == 4                   ? 208
-                                   : kOutput == AttentionOutput::kFp8  ? 200
-                                   : kOutput == AttentionOutput::kFp32 ? 176
-                                                                       : 152;
-  static constexpr int kProducer = 3 * 168 - 2 * kConsumer;
-};
-template <int kDim>
-inline constexpr int kWordsAhead = Units<kDim>::kWords / 4;
-
-// Of the four keys whose values a lane moves, those of its quad: where its bytes of them begin.
-struct QuadKeys {
-  const uint8_t* values[4];
-};
-
-__device__ __forceinline__ QuadKeys quad_keys(const uint8_t* values) {
-  QuadKeys keys;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    keys.values[i] = reinterpret_cast<const uint8_t*>(__shfl_sync(0xffffffffu, reinterpret_cast<uint64_t>(values), i, 4)) + threadIdx.x % 4 * 16;
-  }
-  return keys;
-}
-
-template <int kDim>
-__device__ __forceinline__ uint2 read_scales(const EntryPlace& place) {
-  constexpr int kScaleBytes = static_cast<int>(KvEntryLayout{kDim}.scale_bytes());
-  if constexpr (kScaleBytes == 8) {
-    return __ldg(reinterpret_cast<const uint2*>(place.scales));
-  } else if constexpr (kScaleBytes == 4) {
-    return {__ldg(reinterpret_cast<const uint32_t*>(place.scales)), 0};
-  } else {
-    return {};
-  }
-}
-
-// Begins to read word `i` of a unit. Of the rotated dims, whose bytes of a lane are two words, the second is 16 bytes behind the first.
-template <int kDim>
-__device__ __forceinline__ void load_word(int unit, int i, const QuadKeys& keys, uint4& word) {
-  using U = Units<kDim>;
-  const uint8_t* values = keys.values[U::is_coded(unit) ? i : 2 * U::half(unit) + i / 2];
-  if (!U::is_coded(unit)) values += threadIdx.x % 4 * 16;
-  word = __ldg(reinterpret_cast<const uint4*>(values + (U::is_coded(unit) ? U::block(unit) : U::kBlocks - 1) * kBlockDims +
-                                              (U::is_coded(unit) ? 0 : i % 2 * 16)));
-}
-
-// The producers' read-ahead of kAhead words.
-template <int kDim, int kAhead>
-struct Stream {
-  static_assert(Units<kDim>::kWords % kAhead == 0);
-  uint4 words[kAhead];
-  QuadKeys keys;    // of the piece that is being read
-  uint2 scales;     // of the lane's key of that piece
-  bool is_key;      // whether there is one
-  int entry_ahead;  // of the piece after it
-  int page_ahead;
-};
-
-// The producer's number, found out where it is needed.
-__device__ __forceinline__ int this_producer() {
-  return ptx::computed_here(threadIdx.x) - kConsumers;
-}
-
-// The key of a piece that a producer looks for: those of a quad are eight apart.
-__device__ __forceinline__ int key_of_producer(int producer) {
-  return producer / 32 * 32 + producer % 4 * 8 + producer % 32 / 4;
-}
-
-__device__ __forceinline__ int key_of(int piece, int producer) {
-  return piece * kPieceKeys + key_of_producer(producer);
-}
-
-__device__ __forceinline__ int entry_of(const Arguments& args, const Work& work, int piece, int producer) {
-  return piece < work.piece_end ? find_entry(args, work, key_of(piece, producer)) : -1;
-}
-
-template <int kDim, int kTerms>
-__device__ __forceinline__ ProducerTurn& turn_of(SharedMemory<kDim, kTerms>& shared) {
-  return shared.turns[this_producer() / 32];
-}
-
-// The keys of a tile of the CTA's pieces of a row into shared memory, `phase` after `phase`.
-template <int kDim, int kTerms, int kAhead>
-__device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory<kDim, kTerms>& shared, Parities& parities,
-                                             Stream<kDim, kAhead>& stream) {
-  using U = Units<kDim>;
-  const int producer = threadIdx.x - kConsumers, row = producer / 32 % 2 * 32 + producer % 32 / 4;
-  uint8_t* const keys = shared.keys[0][0];
-  constexpr int kTileBytes = U::kBlocks * kBlockBytes, kPageUnit = U::kUnits / 3;
-  static_assert((U::kWords - kAhead) / 4 >= kPageUnit, "the page must be known when its entry is read");
-  const int first_chunk = producer / kTileKeys * kTileBytes + swizzled_offset(row, 2 * (producer % 4));
-  ProducerTurn& turn = shared.turns[producer / 32];
-  if (producer % 32 == 0) turn = {shared.rows[parities.row()].work.piece_begin, parities};
-  __syncwarp();
-#pragma unroll 1
-  while (turn.piece < shared.rows[turn.parities.row()].work.piece_end) {
-    const Work& work = shared.rows[turn.parities.row()].work;
-    const uint32_t phase = turn.parities.piece();
-    uint2 scales[4];  // of the quad's keys
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      scales[i].x = __shfl_sync(0xffffffffu, stream.scales.x, i, 4);
-      scales[i].y = __shfl_sync(0xffffffffu, stream.scales.y, i, 4);
-    }
-    const bool is_key = stream.is_key;
-#pragma unroll
-    for (int unit = 0; unit < U::kUnits; ++unit) {
-      const int block = U::block(unit), tile = ptx::computed_here(first_chunk) / kTileBytes;
-      if (U::begins_block(unit)) ptx::mbarrier_wait(&shared.empty[tile][block], phase ^ 1);
-      if (unit == 0) {
-        shared.bias[tile][key_of_producer(this_producer()) % kTileKeys] = is_key ? 0.0f : __int_as_float(0xff800000);
-        stream.entry_ahead = entry_of(args, work, turn_of(shared).piece + 1, this_producer());
-      }
-      if (unit == kPageUnit) {
-        stream.page_ahead = find_page(args, work, key_of(turn_of(shared).piece + 1, this_producer()), stream.entry_ahead);
-      }
-#pragma unroll
-      for (int i = 0; i < 4; i += U::is_coded(unit) ? 1 : 2) {
-        const int index = 4 * unit + i;
-        uint4& word = stream.words[index % kAhead];
-        const uint32_t scale = f16_scale_pair(block < 4 ? scales[i].x : scales[i].y, block % 4);
-        const PermutedDims dims = U::is_coded(unit) ? permuted_f16(word, scale)
-                                                    : permuted_f16(word, stream.words[(index + 1) % kAhead]);
-        const uint32_t offset = block * kBlockBytes + (U::is_coded(unit) ? i : 2 * U::half(unit) + i / 2) * kSwizzleAtomBytes;
-        *reinterpret_cast<uint4*>(keys + first_chunk + offset) = dims.chunks[0];
-        *reinterpret_cast<uint4*>(keys + (ptx::computed_here(first_chunk) ^ 16) + offset) = dims.chunks[1];
-#pragma unroll
-        for (int k = 0; k < (U::is_coded(unit) ? 1 : 2); ++k) {
-          const int next = index + k + kAhead;
-          if (next == U::kWords) {
-            const EntryPlace place_ahead = locate<kDim>(args, work, key_of(turn_of(shared).piece + 1, this_producer()), stream.entry_ahead, stream.page_ahead);
-            stream.keys = quad_keys(place_ahead.values);
-            stream.scales = read_scales<kDim>(place_ahead);
-            stream.is_key = stream.entry_ahead >= 0;
-          }
-          load_word<kDim>(next % U::kWords / 4, next % 4, stream.keys, stream.words[next % kAhead]);
-        }
-      }
-      if (U::ends_block(unit)) {
-            ptx::mbarrier_arrive(&shared.full[tile][block]);
-      }
-    }
-    __syncwarp();
-    if (producer % 32 == 0) {
-      ++turn.piece;
-      turn.parities.next_piece();
-    }
-    __syncwarp();
-  }
-  parities = turn.parities;
-}
-
-// Q [64, kDim] of a unit into shared memory as f16, kNum / 4 heads from head `first` on by kNum threads, kAtOnce blocks at a time; heads
-// beyond the model's are zeros.
-template <int kDim, int kNum, int kAtOnce>
-__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputHeads& heads, int first,
-                                             uint8_t (*shared_q)[kBlockBytes], int thread) {
-  constexpr int kBlocks = kDim / kBlockDims, kStep = kAtOnce < kBlocks ? kAtOnce : kBlocks;
-  const int head = first + thread / 4, dims = thread % 4;
-  const bool is_head = head < heads.num_heads;
-  const Bf16* q = params.q + (static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head) * kDim + dims * 16;
-#pragma unroll
-  for (int begin = 0; begin < kBlocks; begin += kStep) {
-    uint4 chunks[kStep][2];
-#pragma unroll
-    for (int i = 0; i < kStep; ++i) {
-      const uint8_t* place = reinterpret_cast<const uint8_t*>(q + (begin + i) * kBlockDims);
-      chunks[i][0] = load_or_zero(place, is_head);
-      chunks[i][1] = load_or_zero(place + 16, is_head);
-    }
-#pragma unroll
-    for (int i = 0; i < kStep; ++i) store_dims(shared_q[begin + i], head, dims, permuted_f16(chunks[i][0], chunks[i][1]));
-  }
-}
-
-// The heads of a unit.
-__device__ __forceinline__ OutputHeads heads_of(const Arguments& args, int unit) {
-  const int tile = args.columns.quotient(unit), row = args.head_tiles.quotient(tile);
-  const int begin = (tile - row * static_cast<int>(args.head_tiles.value)) * kHeadTile;
-  return {row, begin, min(args.params.num_heads - begin, kHeadTile)};
-}
-
-// Brings Q of a unit into the L2.
-template <int kDim>
-__device__ __forceinline__ void prefetch_queries(const Arguments& args, int unit, int producer) {
-  constexpr int kLineBytes = 128;
-  if (unit >= args.num_units) return;
-  const OutputHeads heads = heads_of(args, unit);
-  const Bf16* q = args.params.q + (static_cast<int64_t>(heads.row) * args.params.num_heads + heads.head_begin) * kDim;
-  const int num_lines = heads.num_heads * kDim * static_cast<int>(sizeof(Bf16)) / kLineBytes;
-#pragma unroll 1
-  for (int line = producer; line < num_lines; line += kProducers) ptx::prefetch_l2(reinterpret_cast<const uint8_t*>(q) + line * kLineBytes);
-}
-
-// A CTA's first unit and the distance to the next, and which of the unit's CTAs it is.
-struct Turn {
-  int unit, step, rank;
-};
-
-__device__ __forceinline__ Turn first_turn(const Arguments& args) {
-  const int cta = static_cast<int>(blockIdx.x);
-  if (args.split == 1) return {cta, static_cast<int>(gridDim.x), 0};
-  const int unit = args.splits.quotient(cta);
-  return {unit, args.num_units, cta - unit * args.split};
-}
-
-template <int kDim, int kTerms, int kAhead>
-__device__ __forceinline__ void produce(const Arguments& args, SharedMemory<kDim, kTerms>& shared) {
-  const AttentionParams& params = args.params;
-  Parities parities;
-#pragma unroll 1
-  for (int unit = first_turn(args).unit; unit < args.num_units;) {
-    const int producer = ptx::computed_here(threadIdx.x) - kConsumers;
-    const bool is_first = unit == first_turn(args).unit;
-    RowState& row = shared.rows[parities.row()];
-    int entry;
-    Stream<kDim, kAhead> stream;
-    bool has_keys;
-    {
-      Rotation rotation{};
-      const Work work = find_work(args, unit, first_turn(args).rank);
-      has_keys = work.piece_begin < work.piece_end;
-      entry = entry_of(args, work, work.piece_begin, producer);
-      if (producer < kRopeDim / 2) rotation = rope_rotation(work.position, params.freqs[producer]);
-      // S of the row before has read Q, and that row's predecessor has been stored.
-      if (!is_first) ptx::mbarrier_wait(&shared.row_empty, parities.row() ^ 1);
-      if (producer == 0) row.work = work;
-      if (producer < kRopeDim / 2) row.rotations[producer] = rotation;
-      if (producer < work.heads.num_heads) row.sinks[producer] = params.sink[work.heads.head_begin + producer] * kLog2E;
-    }
-    ptx::named_barrier_sync(kProducerBarrier, kGroupThreads);
-    const Work& work = row.work;
-    const bool has_queries = !is_first && has_keys;
-    const int key = key_of(work.piece_begin, producer);
-    stream.page_ahead = find_page(args, work, key, entry);
-    if (has_queries) load_queries<kDim, kProducers, 8>(params, work.heads, 0, shared.q, producer);
-    if (has_queries) load_queries<kDim, kProducers, 8>(params, work.heads, kHeadTile / 2, shared.q, ptx::computed_here(producer));
-    const EntryPlace place = locate<kDim>(args, work, key, entry, stream.page_ahead);
-    stream.keys = quad_keys(place.values);
-    stream.scales = read_scales<kDim>(place);
-    stream.is_key = entry >= 0;
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) load_word<kDim>(i / 4, i % 4, stream.keys, stream.words[i]);
-    ptx::mbarrier_arrive(&shared.row_full);
-    prefetch_queries<kDim>(args, unit + first_turn(args).step, producer);
-    if (has_keys) produce_keys<kDim, kTerms, kAhead>(args, shared, parities, stream);
-    unit = shared.rows[parities.row()].work.unit + first_turn(args).step;
-    parities.next_row();
-  }
-}
 
 template <int kCount>
 __device__ __forceinline__ void fence_operands(float (&values)[kCount]) {
@@ -389,8 +51,8 @@ __device__ __forceinline__ void fence_operands(uint32_t (&values)[kSteps][4]) {
 
 // s [64 heads, 64 keys] = Q·Kᵀ of a tile, not scaled, as its blocks come. The proxy fence stands here and not where the producers store: it
 // would wait for the loads that they have under way.
-template <int kDim, int kTerms>
-__device__ __forceinline__ void multiply_keys(SharedMemory<kDim, kTerms>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
+template <int kDim>
+__device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
   using U = Units<kDim>;
   constexpr int kAtOnce = U::kBlocks > 1 ? 2 : 1;
   const uint64_t q = swizzled_descriptor(ptx::shared_address(shared.q)), k = swizzled_descriptor(ptx::shared_address(shared.keys[tile]));
@@ -425,9 +87,8 @@ __device__ __forceinline__ int first_head(int thread) {
 }
 
 // s ← logits in powers of two. Their maxima, rounded up, for the other warpgroup.
-template <int kDim, int kTerms>
-__device__ __forceinline__ void find_maxima(SharedMemory<kDim, kTerms>& shared, int thread, int tile, float scale,
-                                            float (&s)[kTileKeys / 2]) {
+template <int kDim>
+__device__ __forceinline__ void find_maxima(SharedMemory<kDim>& shared, int thread, int tile, float scale, float (&s)[kTileKeys / 2]) {
   const float2* bias = reinterpret_cast<const float2*>(shared.bias[tile]) + thread % 4;
   float largest[2] = {__int_as_float(0xff800000), __int_as_float(0xff800000)};
 #pragma unroll
@@ -450,8 +111,8 @@ __device__ __forceinline__ void find_maxima(SharedMemory<kDim, kTerms>& shared, 
 }
 
 // Of the piece.
-template <int kDim, int kTerms>
-__device__ __forceinline__ int maximum_of(const SharedMemory<kDim, kTerms>& shared, int head) {
+template <int kDim>
+__device__ __forceinline__ int maximum_of(const SharedMemory<kDim>& shared, int head) {
   return max(shared.maxima[0][head], shared.maxima[1][head]);
 }
 
@@ -462,8 +123,8 @@ __device__ __forceinline__ uint32_t fragment_address(const uint8_t* p, int threa
 }
 
 // Logits → probabilities relative to the piece's maxima, as f16 terms, and their sums, into shared memory.
-template <int kDim, int kTerms>
-__device__ __forceinline__ void weigh_keys(SharedMemory<kDim, kTerms>& shared, int thread, int tile, const float (&s)[kTileKeys / 2]) {
+template <int kDim>
+__device__ __forceinline__ void weigh_keys(SharedMemory<kDim>& shared, int thread, int tile, const float (&s)[kTileKeys / 2]) {
   float references[2], totals[2] = {0.0f, 0.0f};
 #pragma unroll
   for (int row = 0; row < 2; ++row) references[row] = static_cast<float>(maximum_of(shared, first_head(thread) + 8 * row));
@@ -477,11 +138,9 @@ __device__ __forceinline__ void weigh_keys(SharedMemory<kDim, kTerms>& shared, i
       const float odd = ptx::exp2_approx(s[8 * step + 2 * i + 1] - references[row]);
       totals[row] += even + odd;
       p[0][i] = ptx::convert_f16x2(odd, even);
-      if constexpr (kTerms == 2) {
-        float odd_high, even_high;
-        ptx::widen_f16x2(p[0][i], odd_high, even_high);
-        p[1][i] = ptx::convert_f16x2(odd - odd_high, even - even_high);
-      }
+      float odd_high, even_high;
+      ptx::widen_f16x2(p[0][i], odd_high, even_high);
+      p[1][i] = ptx::convert_f16x2(odd - odd_high, even - even_high);
     }
 #pragma unroll
     for (int term = 0; term < kTerms; ++term) ptx::store_matrices(fragment_address(shared.p[term][tile], thread, step), p[term]);
@@ -505,23 +164,21 @@ __device__ __forceinline__ bool has_columns(int thread) {
 
 // sum [64 heads, 64 columns] ← P·V of a piece, not waited for. p: the high term of tile 0. `high`, `low`: descriptors of the high term of
 // tile 1 and of the low term of tile 0; `values`: of the columns of tile 0.
-template <int kDim, int kTerms>
+template <int kDim>
 __device__ __forceinline__ void multiply_values(uint64_t high, uint64_t low, uint64_t values, const uint32_t (&p)[kSteps][4],
                                                 float (&sum)[32]) {
   constexpr uint32_t kTile = kDim / kBlockDims * kBlockBytes >> 4;
   fence_operands(sum);
   ptx::wgmma_fence();
-  if constexpr (kTerms == 2) {  // the smaller first: sums are truncated
 #pragma unroll
-    for (int i = 0; i < kTiles * kSteps; ++i) {
-      const uint32_t tile = i / kSteps, step = i % kSteps;
-      ptx::wgmma_f16_ss<kBlockDims, true>(sum, low + tile * (kBlockBytes >> 4) + step * kDepthStep, values + tile * kTile + step * kValueStep,
-                                          i > 0);
-    }
+  for (int i = 0; i < kTiles * kSteps; ++i) {  // the smaller first: sums are truncated
+    const uint32_t tile = i / kSteps, step = i % kSteps;
+    ptx::wgmma_f16_ss<kBlockDims, true>(sum, low + tile * (kBlockBytes >> 4) + step * kDepthStep, values + tile * kTile + step * kValueStep,
+                                        i > 0);
   }
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
-    ptx::wgmma_f16_rs<kBlockDims, true>(sum, p[step], values + step * kValueStep, kTerms == 2 || step > 0);
+    ptx::wgmma_f16_rs<kBlockDims, true>(sum, p[step], values + step * kValueStep, true);
   }
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
@@ -531,8 +188,8 @@ __device__ __forceinline__ void multiply_values(uint64_t high, uint64_t low, uin
 }
 
 // o += P·V of a piece for the warpgroup's columns, whose blocks are then free, and the row's sums += the piece's.
-template <int kDim, int kTerms, int kGroupBlocks>
-__device__ __forceinline__ void add_piece(SharedMemory<kDim, kTerms>& shared, int thread, int block, PartSum (&row_sums)[2],
+template <int kDim, int kGroupBlocks>
+__device__ __forceinline__ void add_piece(SharedMemory<kDim>& shared, int thread, int block, PartSum (&row_sums)[2],
                                           Output<kGroupBlocks>& o) {
   constexpr bool kTurns = Shape<kDim, kGroupBlocks>::kTurns;
   uint32_t p[kSteps][4];
@@ -545,7 +202,7 @@ __device__ __forceinline__ void add_piece(SharedMemory<kDim, kTerms>& shared, in
     factors[row] = fold(row_sums[row], PartSum{maximum_of(shared, head), shared.totals[0][head] + shared.totals[1][head]});
   }
   const uint64_t high = swizzled_descriptor(ptx::shared_address(shared.p[0][1]));
-  const uint64_t low = swizzled_descriptor(ptx::shared_address(shared.p[kTerms - 1][0]));
+  const uint64_t low = swizzled_descriptor(ptx::shared_address(shared.p[1][0]));
   const uint64_t values = swizzled_descriptor(ptx::shared_address(shared.keys[0][0]) + block * kBlockBytes);
   fence_operands(p);
   if (kTurns && thread >= kGroupThreads) ptx::named_barrier_arrive(kTurnBarrier, kConsumers);
@@ -553,8 +210,9 @@ __device__ __forceinline__ void add_piece(SharedMemory<kDim, kTerms>& shared, in
   for (int i = 0; i < kGroupBlocks; ++i) {
     float sum[32];
     if (kTurns) ptx::named_barrier_sync(kTurnBarrier + thread / kGroupThreads, kConsumers);
-    multiply_values<kDim, kTerms>(high, low, values + i * (kBlockBytes >> 4), p, sum);
-    if (kTurns && (i + 1 < kGroupBlocks || thread < kGroupThreads)) ptx::named_barrier_arrive(kTurnBarrier + (thread / kGroupThreads ^ 1), kConsumers);
+    multiply_values<kDim>(high, low, values + i * (kBlockBytes >> 4), p, sum);
+    if (kTurns && (i + 1 < kGroupBlocks || thread < kGroupThreads))
+      ptx::named_barrier_arrive(kTurnBarrier + (thread / kGroupThreads ^ 1), kConsumers);
     ptx::wgmma_wait_group<0>();
     fence_operands(sum);
 #pragma unroll
@@ -575,8 +233,8 @@ __device__ __forceinline__ void clear(Output<kGroupBlocks>& o) {
 }
 
 // Frees the blocks of a tile that are keys only: of other CTAs' columns.
-template <int kDim, int kTerms, int kGroupBlocks>
-__device__ __forceinline__ void free_keys(SharedMemory<kDim, kTerms>& shared, int column, int tile) {
+template <int kDim, int kGroupBlocks>
+__device__ __forceinline__ void free_keys(SharedMemory<kDim>& shared, int column, int tile) {
   using S = Shape<kDim, kGroupBlocks>;
   if constexpr (S::kColumnBlocks < S::kBlocks) {
 #pragma unroll 1
@@ -587,31 +245,31 @@ __device__ __forceinline__ void free_keys(SharedMemory<kDim, kTerms>& shared, in
 }
 
 // The piece before which the part ends that the CTA is summing up.
-template <int kDim, int kTerms>
-__device__ __forceinline__ int part_end(const SharedMemory<kDim, kTerms>& shared, const Parities& parities) {
+template <int kDim>
+__device__ __forceinline__ int part_end(const SharedMemory<kDim>& shared, const Parities& parities) {
   return min(shared.parts[ptx::computed_here(threadIdx.x) / 32].piece_end, shared.rows[parities.row()].work.piece_end);
 }
 
 // o and the row's sums += the pieces from `piece` to the end of the part.
-template <int kDim, int kTerms, int kGroupBlocks>
-__device__ __forceinline__ void sum_pieces(const Arguments& args, SharedMemory<kDim, kTerms>& shared, int piece, Parities& parities,
+template <int kDim, int kGroupBlocks>
+__device__ __forceinline__ void sum_pieces(const Arguments& args, SharedMemory<kDim>& shared, int piece, Parities& parities,
                                            PartSum (&row_sums)[2], Output<kGroupBlocks>& o) {
 #pragma unroll 1
   for (; piece < part_end(shared, parities); ++piece) {
     const int thread = ptx::computed_here(threadIdx.x), tile = thread / kGroupThreads;
     float s[kTileKeys / 2];
-    multiply_keys<kDim, kTerms>(shared, tile, parities.piece(), s);
+    multiply_keys<kDim>(shared, tile, parities.piece(), s);
     const Work& work = shared.rows[parities.row()].work;
     if (piece + 1 == work.piece_end) ptx::mbarrier_arrive(&shared.row_empty);
-    find_maxima<kDim, kTerms>(shared, thread, tile, args.logit_scale, s);
-    free_keys<kDim, kTerms, kGroupBlocks>(shared, work.column, tile);
+    find_maxima<kDim>(shared, thread, tile, args.logit_scale, s);
+    free_keys<kDim, kGroupBlocks>(shared, work.column, tile);
     ptx::named_barrier_sync(kMaximaBarrier, kConsumers);
-    weigh_keys<kDim, kTerms>(shared, thread, tile, s);
+    weigh_keys<kDim>(shared, thread, tile, s);
     ptx::fence_async_proxy();
     ptx::named_barrier_sync(kProbabilityBarrier, kConsumers);
     if (has_columns<kDim, kGroupBlocks>(thread)) {
       const int column = shared.rows[parities.row()].work.column;
-      add_piece<kDim, kTerms, kGroupBlocks>(shared, thread, first_block<kDim, kGroupBlocks>(column, thread), row_sums, o);
+      add_piece<kDim, kGroupBlocks>(shared, thread, first_block<kDim, kGroupBlocks>(column, thread), row_sums, o);
     }
     parities.next_piece();
   }
@@ -654,9 +312,9 @@ __device__ __forceinline__ bool is_alone(const Arguments& args, const Work& work
 }
 
 // The consumers' work on the CTA's pieces of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
-template <int kDim, int kTerms, int kGroupBlocks>
-__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim, kTerms>& shared, Parities& parities,
-                                        PartSum (&row_sums)[2], Output<kGroupBlocks>& o) {
+template <int kDim, int kGroupBlocks>
+__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, Parities& parities, PartSum (&row_sums)[2],
+                                        Output<kGroupBlocks>& o) {
   clear<kGroupBlocks>(o);
   row_sums[0] = row_sums[1] = PartSum{};
   int piece = shared.rows[parities.row()].work.piece_begin;
@@ -668,7 +326,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
   if (piece >= shared.rows[parities.row()].work.piece_end) ptx::mbarrier_arrive(&shared.row_empty);
 #pragma unroll 1
   while (piece < shared.rows[parities.row()].work.piece_end) {
-    sum_pieces<kDim, kTerms, kGroupBlocks>(args, shared, piece, parities, row_sums, o);
+    sum_pieces<kDim, kGroupBlocks>(args, shared, piece, parities, row_sums, o);
     const Work& work = shared.rows[parities.row()].work;
     if (is_alone(args, work)) break;
     Part& part = shared.parts[ptx::computed_here(threadIdx.x) / 32];
@@ -680,8 +338,6 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
   }
 }
 
-__device__ uint32_t arrivals[kArrivalSlots][kMaxSharedUnits];
-
 // Waits until all CTAs that share a unit have handed over their parts: a cluster, or, where they are too many, CTAs that count their
 // arrivals. These are all resident: there are no more of them than SMs, and the next kernel of the stream can begin only when all have
 // begun. The counter is 0 again after the last one.
@@ -691,7 +347,7 @@ __device__ __forceinline__ void meet(const Arguments& args, int unit, int thread
   ptx::named_barrier_sync(kRowBarrier, kConsumers);
   if (thread == 0) {
     const uint32_t num_ctas = static_cast<uint32_t>(args.split);
-    uint32_t* counter = &arrivals[args.arrival_slot][unit];
+    uint32_t* counter = args.arrivals + unit;
     __threadfence();
     ptx::add_release(counter, 1);
     while ((ptx::load_acquire(counter) & (kLeaves - 1)) != num_ctas) {
@@ -883,8 +539,8 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const RowStat
   }
 }
 
-template <int kDim, int kTerms, int kGroupBlocks, AttentionOutput kOutput>
-__device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory<kDim, kTerms>& shared) {
+template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
+__device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory<kDim>& shared) {
   int unit = first_turn(args).unit;
   if (unit >= args.num_units) return;
   load_queries<kDim, kConsumers, 8>(args.params, heads_of(args, unit), 0, shared.q, threadIdx.x);
@@ -902,7 +558,7 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
     } else {
       PartSum row_sums[2];
       Output<kGroupBlocks> o;
-      consume<kDim, kTerms, kGroupBlocks>(args, shared, parities, row_sums, o);
+      consume<kDim, kGroupBlocks>(args, shared, parities, row_sums, o);
       const RowState& state = shared.rows[parities.row()];
       const int thread = ptx::computed_here(threadIdx.x), rank = first_turn(args).rank;
       if (is_alone(args, state.work)) {
@@ -932,10 +588,10 @@ __device__ __forceinline__ void set_registers() {
   }
 }
 
-template <int kDim, int kTerms, int kGroupBlocks, AttentionOutput kOutput>
+template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Arguments args) {
   extern __shared__ __align__(kSwizzleAtomBytes) uint8_t memory[];
-  using Memory = SharedMemory<kDim, kTerms>;
+  using Memory = SharedMemory<kDim>;
   Memory& shared = *reinterpret_cast<Memory*>(memory);
   const int thread = threadIdx.x;
   if (thread == 0) {
@@ -954,30 +610,24 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   ptx::grid_launch_dependents();
   if (thread >= kConsumers) {
     set_registers<Registers<kGroupBlocks, kOutput>::kProducer>();
-    produce<kDim, kTerms, kWordsAhead<kDim>>(args, shared);
+    produce<kDim, kWordsAhead<kDim>>(args, shared);
   } else {
     set_registers<Registers<kGroupBlocks, kOutput>::kConsumer>();
-    consume_rows<kDim, kTerms, kGroupBlocks, kOutput>(args, shared);
+    consume_rows<kDim, kGroupBlocks, kOutput>(args, shared);
   }
 }
 
-// A slot of counters for a launch: launches that may run at the same time have different ones.
-int next_arrival_slot() {
-  static std::atomic<uint32_t> next{0};
-  return static_cast<int>(next.fetch_add(1, std::memory_order_relaxed) % kArrivalSlots);
-}
-
-template <int kDim, int kTerms, int kGroupBlocks, AttentionOutput kOutput>
+template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 void launch_kernel(Context& context, const AttentionPlan& plan, const Arguments& args) {
   LaunchConfig config;
   config.grid = dim3(static_cast<unsigned>(plan.num_ctas));
   config.block = dim3(kThreads);
-  config.shared_bytes = sizeof(SharedMemory<kDim, kTerms>);
+  config.shared_bytes = sizeof(SharedMemory<kDim>);
   if (plan.is_cluster()) config.cluster_size = plan.split;
-  launch(context, "attention", attention_kernel<kDim, kTerms, kGroupBlocks, kOutput>, config, args);
+  launch(context, "attention", attention_kernel<kDim, kGroupBlocks, kOutput>, config, args);
 }
 
-template <int kDim, int kTerms, int kGroupBlocks>
+template <int kDim, int kGroupBlocks>
 void launch_attention(Context& context, const AttentionParams& params, const AttentionPlan& plan) {
   using S = Shape<kDim, kGroupBlocks>;
   constexpr int kColumns = S::kBlocks / S::kColumnBlocks;  // sets of columns
@@ -994,7 +644,7 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
   const int64_t num_parts = static_cast<int64_t>(plan.num_ctas / plan.split) * plan.max_parts;
   args.part_sums = reinterpret_cast<PartSum*>(args.parts + num_parts * S::kVectors * kConsumers);
   args.is_cluster = plan.is_cluster();
-  if (plan.split > 1 && !args.is_cluster) args.arrival_slot = next_arrival_slot();
+  args.arrivals = context.arrivals;
   args.columns = Divisor(kColumns);
   args.head_tiles = Divisor(num_head_tiles);
   args.splits = Divisor(plan.split);
@@ -1005,24 +655,16 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
   }
   switch (params.output) {
     case AttentionOutput::kBf16:
-      return launch_kernel<kDim, kTerms, kGroupBlocks, AttentionOutput::kBf16>(context, plan, args);
+      return launch_kernel<kDim, kGroupBlocks, AttentionOutput::kBf16>(context, plan, args);
     case AttentionOutput::kFp32:
-      return launch_kernel<kDim, kTerms, kGroupBlocks, AttentionOutput::kFp32>(context, plan, args);
+      return launch_kernel<kDim, kGroupBlocks, AttentionOutput::kFp32>(context, plan, args);
     case AttentionOutput::kFp8:
-      if constexpr (kColumns == 1) return launch_kernel<kDim, kTerms, kGroupBlocks, AttentionOutput::kFp8>(context, plan, args);
+      if constexpr (kColumns == 1) return launch_kernel<kDim, kGroupBlocks, AttentionOutput::kFp8>(context, plan, args);
       break;  // not planned
     case AttentionOutput::kFp4:
-      if constexpr (kColumns == 1) return launch_kernel<kDim, kTerms, kGroupBlocks, AttentionOutput::kFp4>(context, plan, args);
+      if constexpr (kColumns == 1) return launch_kernel<kDim, kGroupBlocks, AttentionOutput::kFp4>(context, plan, args);
       break;
   }
-}
-
-// Head dims other than the published models' have both terms always.
-template <int kTerms>
-void launch_columns(Context& context, const AttentionParams& params, const AttentionPlan& plan) {
-  if (plan.columns == 4) return launch_attention<512, kTerms, 1>(context, params, plan);
-  if (plan.columns == 2) return launch_attention<512, kTerms, 2>(context, params, plan);
-  launch_attention<512, kTerms, 4>(context, params, plan);
 }
 
 }  // namespace
@@ -1039,17 +681,18 @@ void attention(Context& context, const AttentionParams& params) {
     fail_line("attention: head_dim %d, expected 64, 128, 256 or 512", params.head_dim);
   }
   if (params.batch.num_tokens == 0) return;
-  const AttentionPlan plan = make_attention_plan(params, context.num_sms);
+  const AttentionPlan plan = make_attention_plan(params, context.num_sms, context.arrivals != nullptr);
   switch (params.head_dim) {
     case 64:
-      return launch_attention<64, 2, 1>(context, params, plan);
+      return launch_attention<64, 1>(context, params, plan);
     case 128:
-      return launch_attention<128, 2, 2>(context, params, plan);
+      return launch_attention<128, 2>(context, params, plan);
     case 256:
-      return launch_attention<256, 2, 2>(context, params, plan);
+      return launch_attention<256, 2>(context, params, plan);
     default:
-      if (params.probabilities == AttentionProbabilities::kOneTerm) return launch_columns<1>(context, params, plan);
-      return launch_columns<2>(context, params, plan);
+      if (plan.columns == 4) return launch_attention<512, 1>(context, params, plan);
+      if (plan.columns == 2) return launch_attention<512, 2>(context, params, plan);
+      return launch_attention<512, 4>(context, params, plan);
   }
 }
 

@@ -1,7 +1,7 @@
 // Who computes what in a launch of attention: chosen by what fills the GPU, with no effect on the results.
 #pragma once
 
-#include "backend/cuda/runtime/check.h"
+#include "backend/cuda/runtime/launch.h"
 #include "ops/attention.h"
 
 namespace dsv4::cuda {
@@ -48,8 +48,9 @@ struct AttentionPlan {
   int max_parts = 0;  // of a row in scratch memory
   int num_ctas = 0;
 
-  // Whether the CTAs that share a row are a cluster. Clusters lie within a GPC.
-  bool is_cluster() const { return split > 1 && split <= 16 && num_ctas / split <= 8 * (16 / split); }
+  // Whether the CTAs that share a row are a cluster: where so many clusters are sure to be resident. They lie within GPCs, of which some
+  // have fewer than 16 SMs.
+  bool is_cluster() const { return split > 1 && split <= 16 && num_ctas / split <= 6 * (16 / split); }
 };
 
 namespace attention_plan {
@@ -68,9 +69,8 @@ inline double cost(const AttentionParams& params, int num_sms, int num_pieces, A
   const int num_groups = num_piece_groups(num_pieces);
   const int64_t bytes = part_bytes(params.head_dim, plan.columns);
   const double share = params.head_dim / 512.0 / plan.columns;
-  const int terms = params.probabilities == AttentionProbabilities::kOneTerm ? 1 : 2;
-  const double piece_cycles = 1200 + 2300 * (params.head_dim / 512.0) + 2300 * terms * share;
-  const double start_cycles = 5000, store_cycles = 500 + 5500 * share, output_cycles = 5000 * share;
+  const double piece_cycles = 2500 + 5500 * (params.head_dim / 512.0) + 5000 * share;
+  const double start_cycles = 6000, store_cycles = 500 + 5500 * share, output_cycles = 5000 * share;
   if (plan.split == 1) {
     plan.num_ctas = num_units < num_sms ? num_units : num_sms;
     plan.max_parts = num_groups > 1 ? num_groups : 0;
@@ -107,8 +107,8 @@ inline double cost(const AttentionParams& params, int num_sms, int num_pieces, A
 
 }  // namespace attention_plan
 
-// The cheapest plan for the longest rows that the launch may have.
-inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_sms) {
+// The cheapest plan for the longest rows that the launch may have. `has_arrivals`: CTAs that are no cluster can wait for each other.
+inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_sms, bool has_arrivals) {
   int64_t num_keys = params.window;
   if (params.entries.data != nullptr) {
     const int64_t bound = static_cast<int64_t>(params.batch.page_table_stride) * params.entries.entries_per_page;
@@ -125,13 +125,15 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
       plan.split = split;
       const double cost = attention_plan::cost(params, num_sms, num_pieces, plan);
       if (cost < 0 || (lowest >= 0 && cost >= lowest)) continue;
+      if (split > 1 && !plan.is_cluster() && (!has_arrivals || plan.num_ctas / split > kMaxArrivals)) continue;
       lowest = cost;
       best = plan;
     }
   }
   if (lowest < 0) {
     fail_line("attention: %lld bytes of scratch, expected at least %lld for %lld keys", static_cast<long long>(params.scratch_bytes),
-              static_cast<long long>(num_piece_groups(num_pieces) * attention_plan::part_bytes(params.head_dim, params.head_dim == 512 && !quantises ? 4 : 1)),
+              static_cast<long long>(num_piece_groups(num_pieces) *
+                                     attention_plan::part_bytes(params.head_dim, params.head_dim == 512 && !quantises ? 4 : 1)),
               static_cast<long long>(num_keys));
   }
   return best;

@@ -15,14 +15,14 @@ struct Arguments {
   AttentionParams params;
   size_t ring_page_bytes;
   size_t entry_page_bytes;
-  float logit_scale;      // softmax_scale·log2(e): exponentials are powers of two
-  int num_units;          // rows × tiles of heads × sets of columns
-  int split;              // CTAs that share a unit's keys
-  int max_parts;          // of a unit in scratch memory
-  float4* parts;          // [unit, max_parts, vector, thread]; without sharing [CTA, max_parts, vector, thread]
-  PartSum* part_sums;     // the same with [2, thread]
-  bool is_cluster;        // those CTAs
-  int arrival_slot;       // of the launch, where they are not
+  float logit_scale;   // softmax_scale·log2(e): exponentials are powers of two
+  int num_units;       // rows × tiles of heads × sets of columns
+  int split;           // CTAs that share a unit's keys
+  int max_parts;       // of a unit in scratch memory
+  float4* parts;       // [unit, max_parts, vector, thread]; without sharing [CTA, max_parts, vector, thread]
+  PartSum* part_sums;  // the same with [2, thread]
+  bool is_cluster;     // those CTAs
+  uint32_t* arrivals;  // of those CTAs, by unit, where they are no cluster
   Divisor columns;
   Divisor head_tiles;
   Divisor splits;

@@ -1,0 +1,352 @@
+// The producers of attention: cache entries and Q into shared memory, and the shared memory that they and the consumers have in common.
+#pragma once
+
+#include "backend/cuda/block/attention_output.h"
+#include "backend/cuda/block/key_tile.h"
+#include "backend/cuda/ptx/copy.h"
+#include "backend/cuda/ptx/registers.h"
+#include "backend/cuda/sm90/attention_work.h"
+
+namespace dsv4::cuda {
+
+inline constexpr int kTiles = 2;  // of a piece: one per consumer warpgroup
+inline constexpr int kTerms = 2;  // of P
+inline constexpr int kSteps = kTileKeys / 16;
+inline constexpr int kGroupThreads = 128;
+inline constexpr int kConsumers = 2 * kGroupThreads;
+inline constexpr int kWarps = kConsumers / 32;
+inline constexpr int kProducers = kGroupThreads;
+inline constexpr int kThreads = kConsumers + kProducers;
+inline constexpr int kProducerBarrier = 4;
+inline constexpr float kLog2E = 1.44269504088896340736f;
+
+// Shapes that follow from head_dim and the blocks of 64 columns that a warpgroup has.
+template <int kDim, int kGroupBlocks>
+struct Shape {
+  static constexpr int kBlocks = kDim / kBlockDims;
+  static constexpr int kGroups = kBlocks <= 2 ? 1 : 2;              // warpgroups that have columns of O
+  static constexpr int kColumnBlocks = kGroups * kGroupBlocks;      // of a CTA
+  static constexpr int kVectors = 8 * kGroupBlocks;                 // of four values, of a thread
+  static constexpr bool kTurns = kGroups == 2 && kGroupBlocks > 1;  // the warpgroups multiply in turns
+};
+
+// With which parity to wait for a row and for a piece.
+struct Parities {
+  uint32_t bits = 0;
+
+  __device__ __forceinline__ int row() const { return static_cast<int>(ptx::computed_here(static_cast<int>(bits)) & 1); }
+  __device__ __forceinline__ uint32_t piece() const { return bits >> 1; }
+  __device__ __forceinline__ void next_row() { bits ^= 1; }
+  __device__ __forceinline__ void next_piece() { bits ^= 2; }
+};
+
+// The piece that a producer warp is at.
+struct ProducerTurn {
+  int piece;
+  Parities parities;
+};
+
+// O of a thread: of rows g and g + 8 of its warp's 16 heads, of blocks of 64 columns.
+template <int kGroupBlocks>
+using Output = float[kGroupBlocks][32];
+
+// Of a row, in turns.
+struct RowState {
+  Work work;
+  float sinks[kHeadTile];  // times log2(e)
+  Rotation rotations[kRopeDim / 2];
+};
+
+template <int kDim>
+struct SharedMemory {
+  static constexpr int kBlocks = kDim / kBlockDims;
+  alignas(kSwizzleAtomBytes) uint8_t q[kBlocks][kBlockBytes];
+  alignas(kSwizzleAtomBytes) uint8_t keys[kTiles][kBlocks][kBlockBytes];
+  alignas(kSwizzleAtomBytes) uint8_t p[kTerms][kTiles][kBlockBytes];  // [64 heads, 64 keys]
+  RowState rows[2];
+  int maxima[kTiles][kHeadTile];
+  float totals[kTiles][kHeadTile];
+  alignas(16) float bias[kTiles][kTileKeys];  // 0, or −∞ where there is no key
+  Part parts[kWarps];                         // of a consumer warp, which has no registers for it
+  ProducerTurn turns[kProducers / 32];        // of a producer warp, the same
+  uint64_t full[kTiles][kBlocks];
+  uint64_t empty[kTiles][kBlocks];
+  uint64_t row_full;
+  uint64_t row_empty;  // S of the row's last piece is done
+};
+static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
+
+// What a producer warp, which has 32 keys of a tile, moves at once: a block of 64 coded dims of its keys, or the rotated dims of half of
+// them. A lane has 16 bytes of four keys, or 32 of two.
+template <int kDim>
+struct Units {
+  static constexpr int kBlocks = kDim / kBlockDims;
+  static constexpr int kCoded = kBlocks - 1;
+  static constexpr int kUnits = kCoded + 2;
+  static constexpr int kWords = 4 * kUnits;  // of a lane
+
+  static constexpr bool is_coded(int unit) { return unit < kCoded; }
+  static constexpr int half(int unit) { return unit - kCoded; }  // of the keys, of rotated dims
+  // Blocks of the one and of the other warpgroup's columns in turns, as they become free.
+  static constexpr int block_at(int i) { return kBlocks == 1 ? 0 : i % 2 * (kBlocks / 2) + i / 2; }
+  static constexpr int block(int unit) { return is_coded(unit) ? block_at(unit) : kBlocks - 1; }
+  static constexpr bool begins_block(int unit) { return unit <= kCoded; }
+  static constexpr bool ends_block(int unit) { return is_coded(unit) || half(unit) == 1; }
+  static_assert(kBlocks == 1 || block_at(kBlocks - 1) == kBlocks - 1, "the rotated dims come last");
+};
+
+// Registers of threads, in all three times 168, and how many words of a lane the producers read ahead.
+template <int kGroupBlocks, AttentionOutput kOutput>
+struct Registers {
+  static constexpr int kConsumer = kGroupBlocks == 4                   ? 208
+                                   : kOutput == AttentionOutput::kFp8  ? 200
+                                   : kOutput == AttentionOutput::kFp32 ? 176
+                                                                       : 152;
+  static constexpr int kProducer = 3 * 168 - 2 * kConsumer;
+};
+template <int kDim>
+inline constexpr int kWordsAhead = Units<kDim>::kWords / 4;
+
+// Of the four keys whose values a lane moves, those of its quad: where its bytes of them begin.
+struct QuadKeys {
+  const uint8_t* values[4];
+};
+
+__device__ __forceinline__ QuadKeys quad_keys(const uint8_t* values) {
+  QuadKeys keys;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    keys.values[i] =
+        reinterpret_cast<const uint8_t*>(__shfl_sync(0xffffffffu, reinterpret_cast<uint64_t>(values), i, 4)) + threadIdx.x % 4 * 16;
+  }
+  return keys;
+}
+
+template <int kDim>
+__device__ __forceinline__ uint2 read_scales(const EntryPlace& place) {
+  constexpr int kScaleBytes = static_cast<int>(KvEntryLayout{kDim}.scale_bytes());
+  if constexpr (kScaleBytes == 8) {
+    return __ldg(reinterpret_cast<const uint2*>(place.scales));
+  } else if constexpr (kScaleBytes == 4) {
+    return {__ldg(reinterpret_cast<const uint32_t*>(place.scales)), 0};
+  } else {
+    return {};
+  }
+}
+
+// Begins to read word `i` of a unit. Of the rotated dims, whose bytes of a lane are two words, the second is 16 bytes behind the first.
+template <int kDim>
+__device__ __forceinline__ void load_word(int unit, int i, const QuadKeys& keys, uint4& word) {
+  using U = Units<kDim>;
+  const uint8_t* values = keys.values[U::is_coded(unit) ? i : 2 * U::half(unit) + i / 2];
+  if (!U::is_coded(unit)) values += threadIdx.x % 4 * 16;
+  word = __ldg(reinterpret_cast<const uint4*>(values + (U::is_coded(unit) ? U::block(unit) : U::kBlocks - 1) * kBlockDims +
+                                              (U::is_coded(unit) ? 0 : i % 2 * 16)));
+}
+
+// The producers' read-ahead of kAhead words.
+template <int kDim, int kAhead>
+struct Stream {
+  static_assert(Units<kDim>::kWords % kAhead == 0);
+  uint4 words[kAhead];
+  QuadKeys keys;    // of the piece that is being read
+  uint2 scales;     // of the lane's key of that piece
+  bool is_key;      // whether there is one
+  int entry_ahead;  // of the piece after it
+  int page_ahead;
+};
+
+// The producer's number, found out where it is needed.
+__device__ __forceinline__ int this_producer() {
+  return ptx::computed_here(threadIdx.x) - kConsumers;
+}
+
+// The key of a piece that a producer looks for: those of a quad are eight apart.
+__device__ __forceinline__ int key_of_producer(int producer) {
+  return producer / 32 * 32 + producer % 4 * 8 + producer % 32 / 4;
+}
+
+__device__ __forceinline__ int key_of(int piece, int producer) {
+  return piece * kPieceKeys + key_of_producer(producer);
+}
+
+__device__ __forceinline__ int entry_of(const Arguments& args, const Work& work, int piece, int producer) {
+  return piece < work.piece_end ? find_entry(args, work, key_of(piece, producer)) : -1;
+}
+
+template <int kDim>
+__device__ __forceinline__ ProducerTurn& turn_of(SharedMemory<kDim>& shared) {
+  return shared.turns[this_producer() / 32];
+}
+
+// The keys of a tile of the CTA's pieces of a row into shared memory, `phase` after `phase`.
+template <int kDim, int kAhead>
+__device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory<kDim>& shared, Parities& parities,
+                                             Stream<kDim, kAhead>& stream) {
+  using U = Units<kDim>;
+  const int producer = threadIdx.x - kConsumers, row = producer / 32 % 2 * 32 + producer % 32 / 4;
+  uint8_t* const keys = shared.keys[0][0];
+  constexpr int kTileBytes = U::kBlocks * kBlockBytes, kPageUnit = U::kUnits / 3;
+  static_assert((U::kWords - kAhead) / 4 >= kPageUnit, "the page must be known when its entry is read");
+  const int first_chunk = producer / kTileKeys * kTileBytes + swizzled_offset(row, 2 * (producer % 4));
+  ProducerTurn& turn = shared.turns[producer / 32];
+  if (producer % 32 == 0) turn = {shared.rows[parities.row()].work.piece_begin, parities};
+  __syncwarp();
+#pragma unroll 1
+  while (turn.piece < shared.rows[turn.parities.row()].work.piece_end) {
+    const Work& work = shared.rows[turn.parities.row()].work;
+    const uint32_t phase = turn.parities.piece();
+    uint2 scales[4];  // of the quad's keys
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      scales[i].x = __shfl_sync(0xffffffffu, stream.scales.x, i, 4);
+      scales[i].y = __shfl_sync(0xffffffffu, stream.scales.y, i, 4);
+    }
+    const bool is_key = stream.is_key;
+#pragma unroll
+    for (int unit = 0; unit < U::kUnits; ++unit) {
+      const int block = U::block(unit), tile = ptx::computed_here(first_chunk) / kTileBytes;
+      if (U::begins_block(unit)) ptx::mbarrier_wait(&shared.empty[tile][block], phase ^ 1);
+      if (unit == 0) {
+        shared.bias[tile][key_of_producer(this_producer()) % kTileKeys] = is_key ? 0.0f : __int_as_float(0xff800000);
+        stream.entry_ahead = entry_of(args, work, turn_of(shared).piece + 1, this_producer());
+      }
+      if (unit == kPageUnit) {
+        stream.page_ahead = find_page(args, work, key_of(turn_of(shared).piece + 1, this_producer()), stream.entry_ahead);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i += U::is_coded(unit) ? 1 : 2) {
+        const int index = 4 * unit + i;
+        uint4& word = stream.words[index % kAhead];
+        const uint32_t scale = f16_scale_pair(block < 4 ? scales[i].x : scales[i].y, block % 4);
+        const PermutedDims dims = U::is_coded(unit) ? permuted_f16(word, scale) : permuted_f16(word, stream.words[(index + 1) % kAhead]);
+        const uint32_t offset = block * kBlockBytes + (U::is_coded(unit) ? i : 2 * U::half(unit) + i / 2) * kSwizzleAtomBytes;
+        *reinterpret_cast<uint4*>(keys + first_chunk + offset) = dims.chunks[0];
+        *reinterpret_cast<uint4*>(keys + (ptx::computed_here(first_chunk) ^ 16) + offset) = dims.chunks[1];
+#pragma unroll
+        for (int k = 0; k < (U::is_coded(unit) ? 1 : 2); ++k) {
+          const int next = index + k + kAhead;
+          if (next == U::kWords) {
+            const EntryPlace place_ahead =
+                locate<kDim>(args, work, key_of(turn_of(shared).piece + 1, this_producer()), stream.entry_ahead, stream.page_ahead);
+            stream.keys = quad_keys(place_ahead.values);
+            stream.scales = read_scales<kDim>(place_ahead);
+            stream.is_key = stream.entry_ahead >= 0;
+          }
+          load_word<kDim>(next % U::kWords / 4, next % 4, stream.keys, stream.words[next % kAhead]);
+        }
+      }
+      if (U::ends_block(unit)) {
+        ptx::mbarrier_arrive(&shared.full[tile][block]);
+      }
+    }
+    __syncwarp();
+    if (producer % 32 == 0) {
+      ++turn.piece;
+      turn.parities.next_piece();
+    }
+    __syncwarp();
+  }
+  parities = turn.parities;
+}
+
+// Q [64, kDim] of a unit into shared memory as f16, kNum / 4 heads from head `first` on by kNum threads, kAtOnce blocks at a time; heads
+// beyond the model's are zeros.
+template <int kDim, int kNum, int kAtOnce>
+__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputHeads& heads, int first,
+                                             uint8_t (*shared_q)[kBlockBytes], int thread) {
+  constexpr int kBlocks = kDim / kBlockDims, kStep = kAtOnce < kBlocks ? kAtOnce : kBlocks;
+  const int head = first + thread / 4, dims = thread % 4;
+  const bool is_head = head < heads.num_heads;
+  const Bf16* q = params.q + (static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head) * kDim + dims * 16;
+#pragma unroll
+  for (int begin = 0; begin < kBlocks; begin += kStep) {
+    uint4 chunks[kStep][2];
+#pragma unroll
+    for (int i = 0; i < kStep; ++i) {
+      const uint8_t* place = reinterpret_cast<const uint8_t*>(q + (begin + i) * kBlockDims);
+      chunks[i][0] = load_or_zero(place, is_head);
+      chunks[i][1] = load_or_zero(place + 16, is_head);
+    }
+#pragma unroll
+    for (int i = 0; i < kStep; ++i) store_dims(shared_q[begin + i], head, dims, permuted_f16(chunks[i][0], chunks[i][1]));
+  }
+}
+
+// The heads of a unit.
+__device__ __forceinline__ OutputHeads heads_of(const Arguments& args, int unit) {
+  const int tile = args.columns.quotient(unit), row = args.head_tiles.quotient(tile);
+  const int begin = (tile - row * static_cast<int>(args.head_tiles.value)) * kHeadTile;
+  return {row, begin, min(args.params.num_heads - begin, kHeadTile)};
+}
+
+// Brings Q of a unit into the L2.
+template <int kDim>
+__device__ __forceinline__ void prefetch_queries(const Arguments& args, int unit, int producer) {
+  constexpr int kLineBytes = 128;
+  if (unit >= args.num_units) return;
+  const OutputHeads heads = heads_of(args, unit);
+  const Bf16* q = args.params.q + (static_cast<int64_t>(heads.row) * args.params.num_heads + heads.head_begin) * kDim;
+  const int num_lines = heads.num_heads * kDim * static_cast<int>(sizeof(Bf16)) / kLineBytes;
+#pragma unroll 1
+  for (int line = producer; line < num_lines; line += kProducers) ptx::prefetch_l2(reinterpret_cast<const uint8_t*>(q) + line * kLineBytes);
+}
+
+// A CTA's first unit and the distance to the next, and which of the unit's CTAs it is.
+struct Turn {
+  int unit, step, rank;
+};
+
+__device__ __forceinline__ Turn first_turn(const Arguments& args) {
+  const int cta = static_cast<int>(blockIdx.x);
+  if (args.split == 1) return {cta, static_cast<int>(gridDim.x), 0};
+  const int unit = args.splits.quotient(cta);
+  return {unit, args.num_units, cta - unit * args.split};
+}
+
+template <int kDim, int kAhead>
+__device__ __forceinline__ void produce(const Arguments& args, SharedMemory<kDim>& shared) {
+  const AttentionParams& params = args.params;
+  Parities parities;
+#pragma unroll 1
+  for (int unit = first_turn(args).unit; unit < args.num_units;) {
+    const int producer = ptx::computed_here(threadIdx.x) - kConsumers;
+    const bool is_first = unit == first_turn(args).unit;
+    RowState& row = shared.rows[parities.row()];
+    int entry;
+    Stream<kDim, kAhead> stream;
+    bool has_keys;
+    {
+      Rotation rotation{};
+      const Work work = find_work(args, unit, first_turn(args).rank);
+      has_keys = work.piece_begin < work.piece_end;
+      entry = entry_of(args, work, work.piece_begin, producer);
+      if (producer < kRopeDim / 2) rotation = rope_rotation(work.position, params.freqs[producer]);
+      // S of the row before has read Q, and that row's predecessor has been stored.
+      if (!is_first) ptx::mbarrier_wait(&shared.row_empty, parities.row() ^ 1);
+      if (producer == 0) row.work = work;
+      if (producer < kRopeDim / 2) row.rotations[producer] = rotation;
+      if (producer < work.heads.num_heads) row.sinks[producer] = params.sink[work.heads.head_begin + producer] * kLog2E;
+    }
+    ptx::named_barrier_sync(kProducerBarrier, kGroupThreads);
+    const Work& work = row.work;
+    const bool has_queries = !is_first && has_keys;
+    const int key = key_of(work.piece_begin, producer);
+    stream.page_ahead = find_page(args, work, key, entry);
+    if (has_queries) load_queries<kDim, kProducers, 8>(params, work.heads, 0, shared.q, producer);
+    if (has_queries) load_queries<kDim, kProducers, 8>(params, work.heads, kHeadTile / 2, shared.q, ptx::computed_here(producer));
+    const EntryPlace place = locate<kDim>(args, work, key, entry, stream.page_ahead);
+    stream.keys = quad_keys(place.values);
+    stream.scales = read_scales<kDim>(place);
+    stream.is_key = entry >= 0;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) load_word<kDim>(i / 4, i % 4, stream.keys, stream.words[i]);
+    ptx::mbarrier_arrive(&shared.row_full);
+    prefetch_queries<kDim>(args, unit + first_turn(args).step, producer);
+    if (has_keys) produce_keys<kDim, kAhead>(args, shared, parities, stream);
+    unit = shared.rows[parities.row()].work.unit + first_turn(args).step;
+    parities.next_row();
+  }
+}
+
+}  // namespace dsv4::cuda
