@@ -270,6 +270,9 @@ __device__ __forceinline__ void sum_pieces(const Arguments& args, SharedMemory<k
     if (has_columns<kDim, kGroupBlocks>(thread)) {
       const int column = shared.rows[parities.row()].work.column;
       add_piece<kDim, kGroupBlocks>(shared, thread, first_block<kDim, kGroupBlocks>(column, thread), row_sums, o);
+    } else {  // it has read the tiles, too
+#pragma unroll
+      for (int block = 0; block < kTiles * Shape<kDim, kGroupBlocks>::kBlocks; ++block) ptx::mbarrier_arrive(&shared.empty[0][0] + block);
     }
     parities.next_piece();
   }
@@ -598,7 +601,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
     for (int tile = 0; tile < kTiles; ++tile) {
       for (int block = 0; block < Memory::kBlocks; ++block) {
         ptx::mbarrier_init(&shared.full[tile][block], kTileKeys);
-        ptx::mbarrier_init(&shared.empty[tile][block], kGroupThreads);
+        ptx::mbarrier_init(&shared.empty[tile][block], Shape<kDim, kGroupBlocks>::kGroups == 1 ? kConsumers : kGroupThreads);
       }
     }
     ptx::mbarrier_init(&shared.row_full, kThreads);

@@ -207,8 +207,11 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
     for (int unit = 0; unit < U::kUnits; ++unit) {
       const int block = U::block(unit), tile = ptx::computed_here(first_chunk) / kTileBytes;
       if (U::begins_block(unit)) ptx::mbarrier_wait(&shared.empty[tile][block], phase ^ 1);
-      if (unit == 0) {
+      // Behind a block that the warpgroup of the tile has freed.
+      if (unit <= 1 && unit == (tile == 0 || work.column > 0 ? 0 : 1)) {
         shared.bias[tile][key_of_producer(this_producer()) % kTileKeys] = is_key ? 0.0f : __int_as_float(0xff800000);
+      }
+      if (unit == 0) {
         stream.entry_ahead = entry_of(args, work, turn_of(shared).piece + 1, this_producer());
       }
       if (unit == kPageUnit) {
