@@ -49,15 +49,14 @@ struct AttentionParams {
   // [num_tokens, 2]: how many of the last window positions and of the first listed or visible entries the row attends to, instead of all
   // of them; larger counts mean all; 0 and 0: the output is zeros, lse is the sink. nullptr: all.
   const int32_t* key_counts = nullptr;
-  // attention_scratch_bytes() of memory, 16-byte aligned, for backends that need it; with less a GPU is slower, and lists of more than
-  // 4,096 keys ask for kAttentionMinScratch.
+  // attention_scratch_bytes() of memory, 16-byte aligned, for backends that need it; with less a GPU is slower, and rows of more than
+  // 2,048 keys ask for a part of each 2,048.
   void* scratch = nullptr;
   int64_t scratch_bytes = 0;
 };
 
 // Bytes of sums that the parts of a GPU hand over. The most that is of use in any step of `num_tokens` rows.
 inline constexpr int64_t kAttentionMaxScratch = int64_t{144} << 20;
-inline constexpr int64_t kAttentionMinScratch = int64_t{8} * (64 * 512 * 4 + 4096);
 constexpr int64_t attention_scratch_bytes(int64_t num_tokens, int64_t num_heads, int64_t head_dim) {
   const int64_t part = (num_heads + 63) / 64 * 64 * (head_dim * 4 + 8);
   const int64_t all = num_tokens * 132 * part;
