@@ -19,19 +19,6 @@ __device__ __forceinline__ uint32_t cluster_size() {
   return size;
 }
 
-// Number of this cluster, and of all, along x. A CTA of a launch without clusters is a cluster of its own.
-__device__ __forceinline__ uint32_t cluster_index() {
-  uint32_t index;
-  asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(index));
-  return index;
-}
-
-__device__ __forceinline__ uint32_t num_clusters() {
-  uint32_t count;
-  asm volatile("mov.u32 %0, %%nclusterid.x;" : "=r"(count));
-  return count;
-}
-
 // All threads of all CTAs of the cluster; writes to shared memory before it are visible after it.
 __device__ __forceinline__ void cluster_sync() {
   __syncwarp();  // the aligned forms want the whole warp at the instruction
