@@ -4,7 +4,6 @@
 
 #include "backend/cuda/block/formats.h"
 #include "backend/cuda/block/swizzle.h"
-#include "backend/cuda/ptx/copy.h"
 #include "ops/kv_layout.h"
 
 namespace dsv4::cuda {

@@ -313,7 +313,7 @@ __device__ __forceinline__ void produce(const Arguments& args, SharedMemory<kDim
   Parities parities;
 #pragma unroll 1
   for (int unit = first_turn(args).unit; unit < args.num_units;) {
-    const int producer = ptx::computed_here(threadIdx.x) - kConsumers;
+    const int producer = this_producer();
     const bool is_first = unit == first_turn(args).unit;
     RowState& row = shared.rows[parities.row()];
     int entry;
