@@ -257,10 +257,13 @@ __device__ __forceinline__ void sum_pieces(const Arguments& args, SharedMemory<k
 #pragma unroll 1
   for (; piece < part_end(shared, parities); ++piece) {
     const int thread = ptx::computed_here(threadIdx.x), tile = thread / kGroupThreads;
+    const Work& work = shared.rows[parities.row()].work;
+    // The row after this one, in time for the producers, and where they are not waited for.
+    if (thread < 32 && piece == min(work.piece_begin + 1, work.piece_end - 1)) {
+      announce_row<kDim>(args, shared, work.unit + first_turn(args).step, parities.row() ^ 1);
+    }
     float s[kTileKeys / 2];
     multiply_keys<kDim>(shared, tile, parities.piece(), s);
-    const Work& work = shared.rows[parities.row()].work;
-    if (piece + 1 == work.piece_end) ptx::mbarrier_arrive(&shared.row_empty);
     find_maxima<kDim>(shared, thread, tile, args.logit_scale, s);
     free_keys<kDim, kGroupBlocks>(shared, work.column, tile);
     ptx::named_barrier_sync(kMaximaBarrier, kConsumers);
@@ -311,7 +314,7 @@ __device__ __forceinline__ void hand_over(const Arguments& args, const Work& wor
 
 // Whether a CTA sums up a row in its registers.
 __device__ __forceinline__ bool is_alone(const Arguments& args, const Work& work) {
-  return work.num_pieces == 0 || (args.split == 1 && work.counts.num_groups == 1);
+  return work.num_keys == 0 || (args.split == 1 && work.counts.num_groups == 1);
 }
 
 // The consumers' work on the CTA's pieces of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
@@ -326,7 +329,6 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
     shared.parts[threadIdx.x / 32] = find_pieces(args, first_turn(args).rank, work);
   }
   __syncwarp();
-  if (piece >= shared.rows[parities.row()].work.piece_end) ptx::mbarrier_arrive(&shared.row_empty);
 #pragma unroll 1
   while (piece < shared.rows[parities.row()].work.piece_end) {
     sum_pieces<kDim, kGroupBlocks>(args, shared, piece, parities, row_sums, o);
@@ -546,18 +548,22 @@ template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory<kDim>& shared) {
   int unit = first_turn(args).unit;
   if (unit >= args.num_units) return;
-  load_queries<kDim, kConsumers, 8>(args.params, heads_of(args, unit), 0, shared.q, threadIdx.x);
-  ptx::fence_async_proxy();
+  if (threadIdx.x < 32) announce_row<kDim>(args, shared, unit, 0);
   Parities parities;
 #pragma unroll 1
   while (unit < args.num_units) {
-    ptx::mbarrier_arrive(&shared.row_full);
-    ptx::mbarrier_wait(&shared.row_full, parities.row());
+    load_queries<kDim, kConsumers, 4>(args.params, heads_of(args, unit), shared.q, ptx::computed_here(threadIdx.x));
     ptx::fence_async_proxy();
-    const RowState& before = shared.rows[parities.row()];
-    if (before.work.position < 0) {
-      if (first_turn(args).rank == 0 && before.work.column == 0) write_padding(args.params, before.work.heads, threadIdx.x, kConsumers);
-      ptx::mbarrier_arrive(&shared.row_empty);
+    ptx::named_barrier_sync(kRowBarrier, kConsumers);  // and the row before is stored
+    prefetch_row<kDim>(args, unit + first_turn(args).step, ptx::computed_here(threadIdx.x));
+    const Work& before = shared.rows[parities.row()].work;
+    if (!before.has_pieces()) {
+      if (threadIdx.x < 32) announce_row<kDim>(args, shared, before.unit + first_turn(args).step, parities.row() ^ 1);
+      ptx::mbarrier_wait(&shared.idle_taken, parities.idle_row());
+      parities.next_idle_row();
+    }
+    if (before.position < 0) {
+      if (first_turn(args).rank == 0 && before.column == 0) write_padding(args.params, before.heads, threadIdx.x, kConsumers);
     } else {
       PartSum row_sums[2];
       Output<kGroupBlocks> o;
@@ -604,8 +610,8 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
         ptx::mbarrier_init(&shared.empty[tile][block], Shape<kDim, kGroupBlocks>::kGroups == 1 ? kConsumers : kGroupThreads);
       }
     }
-    ptx::mbarrier_init(&shared.row_full, kThreads);
-    ptx::mbarrier_init(&shared.row_empty, kConsumers);
+    ptx::mbarrier_init(&shared.work_full, 1);
+    ptx::mbarrier_init(&shared.idle_taken, kProducers);
     ptx::fence_barrier_init();
   }
   __syncthreads();

@@ -17,7 +17,6 @@ inline constexpr int kConsumers = 2 * kGroupThreads;
 inline constexpr int kWarps = kConsumers / 32;
 inline constexpr int kProducers = kGroupThreads;
 inline constexpr int kThreads = kConsumers + kProducers;
-inline constexpr int kProducerBarrier = 4;
 inline constexpr float kLog2E = 1.44269504088896340736f;
 
 // Shapes that follow from head_dim and the blocks of 64 columns that a warpgroup has.
@@ -35,14 +34,17 @@ struct Parities {
   uint32_t bits = 0;
 
   __device__ __forceinline__ int row() const { return static_cast<int>(ptx::computed_here(static_cast<int>(bits)) & 1); }
-  __device__ __forceinline__ uint32_t piece() const { return bits >> 1; }
+  __device__ __forceinline__ uint32_t piece() const { return bits >> 1 & 1; }
   __device__ __forceinline__ void next_row() { bits ^= 1; }
   __device__ __forceinline__ void next_piece() { bits ^= 2; }
+  __device__ __forceinline__ uint32_t idle_row() const { return bits >> 2; }
+  __device__ __forceinline__ void next_idle_row() { bits ^= 4; }
 };
 
-// The piece that a producer warp is at.
+// The piece that a producer warp is at, and the one after it: of the same row, or, as ~piece, of the next row.
 struct ProducerTurn {
   int piece;
+  int next;
   Parities parities;
 };
 
@@ -71,8 +73,8 @@ struct SharedMemory {
   ProducerTurn turns[kProducers / 32];        // of a producer warp, the same
   uint64_t full[kTiles][kBlocks];
   uint64_t empty[kTiles][kBlocks];
-  uint64_t row_full;
-  uint64_t row_empty;  // S of the row's last piece is done
+  uint64_t work_full;   // the work on a row is known
+  uint64_t idle_taken;  // the producers have seen a row without pieces
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
@@ -98,10 +100,9 @@ struct Units {
 // Registers of threads, in all three times 168, and how many words of a lane the producers read ahead.
 template <int kGroupBlocks, AttentionOutput kOutput>
 struct Registers {
-  static constexpr int kConsumer = kGroupBlocks == 4                   ? 208
-                                   : kOutput == AttentionOutput::kFp8  ? 200
-                                   : kOutput == AttentionOutput::kFp32 ? 176
-                                                                       : 152;
+  static constexpr int kConsumer = kGroupBlocks == 4 || kOutput == AttentionOutput::kFp8 ? 208
+                                   : kOutput == AttentionOutput::kBf16                    ? 152
+                                                                                          : 176;
   static constexpr int kProducer = 3 * 168 - 2 * kConsumer;
 };
 template <int kDim>
@@ -139,7 +140,7 @@ template <int kDim>
 __device__ __forceinline__ void load_word(int unit, int i, const QuadKeys& keys, uint4& word) {
   using U = Units<kDim>;
   const uint8_t* values = keys.values[U::is_coded(unit) ? i : 2 * U::half(unit) + i / 2];
-  if (!U::is_coded(unit)) values += threadIdx.x % 4 * 16;
+  if (!U::is_coded(unit)) values += ptx::computed_here(threadIdx.x) % 4 * 16;
   word = __ldg(reinterpret_cast<const uint4*>(values + (U::is_coded(unit) ? U::block(unit) : U::kBlocks - 1) * kBlockDims +
                                               (U::is_coded(unit) ? 0 : i % 2 * 16)));
 }
@@ -179,7 +180,34 @@ __device__ __forceinline__ ProducerTurn& turn_of(SharedMemory<kDim>& shared) {
   return shared.turns[this_producer() / 32];
 }
 
-// The keys of a tile of the CTA's pieces of a row into shared memory, `phase` after `phase`.
+// The piece that is read ahead.
+struct PieceAhead {
+  const Work& work;
+  int piece;
+};
+
+template <int kDim>
+__device__ __forceinline__ PieceAhead piece_ahead(SharedMemory<kDim>& shared) {
+  const ProducerTurn& turn = turn_of(shared);
+  const int next = turn.next, row = turn.parities.row();
+  return {shared.rows[next < 0 ? row ^ 1 : row].work, next < 0 ? ~next : next};
+}
+
+// Finds out which piece that is. Behind the last one of a row it is the first one of the next row, unless that has none.
+template <int kDim>
+__device__ __forceinline__ void find_piece_ahead(SharedMemory<kDim>& shared) {
+  ProducerTurn& turn = turn_of(shared);
+  const int row = turn.parities.row();
+  int next = turn.piece + 1;
+  if (next == shared.rows[row].work.piece_end) {
+    ptx::mbarrier_wait(&shared.work_full, row ^ 1);
+    next = ~shared.rows[row ^ 1].work.piece_begin;
+  }
+  if (this_producer() % 32 == 0) turn.next = next;
+  __syncwarp();
+}
+
+// The keys of a tile of the CTA's pieces into shared memory, `phase` after `phase`, from the row that `parities` say to one without pieces.
 template <int kDim, int kAhead>
 __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory<kDim>& shared, Parities& parities,
                                              Stream<kDim, kAhead>& stream) {
@@ -190,7 +218,7 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
   static_assert((U::kWords - kAhead) / 4 >= kPageUnit, "the page must be known when its entry is read");
   const int first_chunk = producer / kTileKeys * kTileBytes + swizzled_offset(row, 2 * (producer % 4));
   ProducerTurn& turn = shared.turns[producer / 32];
-  if (producer % 32 == 0) turn = {shared.rows[parities.row()].work.piece_begin, parities};
+  if (producer % 32 == 0) turn = {shared.rows[parities.row()].work.piece_begin, 0, parities};
   __syncwarp();
 #pragma unroll 1
   while (turn.piece < shared.rows[turn.parities.row()].work.piece_end) {
@@ -212,10 +240,13 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
         shared.bias[tile][key_of_producer(this_producer()) % kTileKeys] = is_key ? 0.0f : __int_as_float(0xff800000);
       }
       if (unit == 0) {
-        stream.entry_ahead = entry_of(args, work, turn_of(shared).piece + 1, this_producer());
+        find_piece_ahead(shared);
+        const PieceAhead ahead = piece_ahead(shared);
+        stream.entry_ahead = entry_of(args, ahead.work, ahead.piece, this_producer());
       }
       if (unit == kPageUnit) {
-        stream.page_ahead = find_page(args, work, key_of(turn_of(shared).piece + 1, this_producer()), stream.entry_ahead);
+        const PieceAhead ahead = piece_ahead(shared);
+        stream.page_ahead = find_page(args, ahead.work, key_of(ahead.piece, this_producer()), stream.entry_ahead);
       }
 #pragma unroll
       for (int i = 0; i < 4; i += U::is_coded(unit) ? 1 : 2) {
@@ -230,8 +261,9 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
         for (int k = 0; k < (U::is_coded(unit) ? 1 : 2); ++k) {
           const int next = index + k + kAhead;
           if (next == U::kWords) {
+            const PieceAhead ahead = piece_ahead(shared);
             const EntryPlace place_ahead =
-                locate<kDim>(args, work, key_of(turn_of(shared).piece + 1, this_producer()), stream.entry_ahead, stream.page_ahead);
+                locate<kDim>(args, ahead.work, key_of(ahead.piece, this_producer()), stream.entry_ahead, stream.page_ahead);
             stream.keys = quad_keys(place_ahead.values);
             stream.scales = read_scales<kDim>(place_ahead);
             stream.is_key = stream.entry_ahead >= 0;
@@ -245,7 +277,8 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
     }
     __syncwarp();
     if (producer % 32 == 0) {
-      ++turn.piece;
+      if (turn.next < 0) turn.parities.next_row();
+      turn.piece = turn.next < 0 ? ~turn.next : turn.next;
       turn.parities.next_piece();
     }
     __syncwarp();
@@ -253,13 +286,12 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
   parities = turn.parities;
 }
 
-// Q [64, kDim] of a unit into shared memory as f16, kNum / 4 heads from head `first` on by kNum threads, kAtOnce blocks at a time; heads
-// beyond the model's are zeros.
+// Q [64, kDim] of a unit into shared memory as f16 by kNum = 256 threads, kAtOnce blocks at a time; heads beyond the model's are zeros.
 template <int kDim, int kNum, int kAtOnce>
-__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputHeads& heads, int first,
+__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputHeads& heads,
                                              uint8_t (*shared_q)[kBlockBytes], int thread) {
   constexpr int kBlocks = kDim / kBlockDims, kStep = kAtOnce < kBlocks ? kAtOnce : kBlocks;
-  const int head = first + thread / 4, dims = thread % 4;
+  const int head = thread / 4, dims = thread % 4;
   const bool is_head = head < heads.num_heads;
   const Bf16* q = params.q + (static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head) * kDim + dims * 16;
 #pragma unroll
@@ -283,16 +315,21 @@ __device__ __forceinline__ OutputHeads heads_of(const Arguments& args, int unit)
   return {row, begin, min(args.params.num_heads - begin, kHeadTile)};
 }
 
-// Brings Q of a unit into the L2.
+// Brings Q and the list of a unit into the L2.
 template <int kDim>
-__device__ __forceinline__ void prefetch_queries(const Arguments& args, int unit, int producer) {
+__device__ __forceinline__ void prefetch_row(const Arguments& args, int unit, int thread) {
   constexpr int kLineBytes = 128;
   if (unit >= args.num_units) return;
+  const AttentionParams& params = args.params;
   const OutputHeads heads = heads_of(args, unit);
-  const Bf16* q = args.params.q + (static_cast<int64_t>(heads.row) * args.params.num_heads + heads.head_begin) * kDim;
+  const Bf16* q = params.q + (static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin) * kDim;
   const int num_lines = heads.num_heads * kDim * static_cast<int>(sizeof(Bf16)) / kLineBytes;
 #pragma unroll 1
-  for (int line = producer; line < num_lines; line += kProducers) ptx::prefetch_l2(reinterpret_cast<const uint8_t*>(q) + line * kLineBytes);
+  for (int i = thread; i < num_lines; i += kConsumers) ptx::prefetch_l2(reinterpret_cast<const uint8_t*>(q) + i * kLineBytes);
+  if (params.selected == nullptr) return;
+  const uint8_t* selected = reinterpret_cast<const uint8_t*>(params.selected + static_cast<int64_t>(heads.row) * params.num_selected);
+#pragma unroll 1
+  for (int i = thread * kLineBytes; i < params.num_selected * 4; i += kConsumers * kLineBytes) ptx::prefetch_l2(selected + i);
 }
 
 // A CTA's first unit and the distance to the next, and which of the unit's CTAs it is.
@@ -301,54 +338,60 @@ struct Turn {
 };
 
 __device__ __forceinline__ Turn first_turn(const Arguments& args) {
-  const int cta = static_cast<int>(blockIdx.x);
-  if (args.split == 1) return {cta, static_cast<int>(gridDim.x), 0};
+  const int cta = ptx::computed_here(static_cast<int>(blockIdx.x));
+  if (args.split == 1) return {cta, ptx::computed_here(static_cast<int>(gridDim.x)), 0};
   const int unit = args.splits.quotient(cta);
   return {unit, args.num_units, cta - unit * args.split};
 }
 
+// Finds the work on a unit and says so, for row `row`. One warp calls it.
+template <int kDim>
+__device__ __forceinline__ void announce_row(const Arguments& args, SharedMemory<kDim>& shared, int unit, int row) {
+  const int lane = ptx::computed_here(threadIdx.x) % 32;
+  RowState& state = shared.rows[row];
+  Work work{};
+  work.unit = unit;
+  if (unit < args.num_units) work = find_work(args, unit, first_turn(args).rank);
+  if (lane == 0) {
+    state.work = work;
+    ptx::mbarrier_arrive(&shared.work_full);
+  }
+  if (unit >= args.num_units) return;
+  const AttentionParams& params = args.params;
+  static_assert(kRopeDim / 2 == 32 && kHeadTile == 64, "one pair and two heads per lane");
+  state.rotations[lane] = rope_rotation(work.position, params.freqs[lane]);
+#pragma unroll
+  for (int head = lane; head < kHeadTile; head += 32) {
+    if (head < work.heads.num_heads) state.sinks[head] = params.sink[work.heads.head_begin + head] * kLog2E;
+  }
+}
+
 template <int kDim, int kAhead>
 __device__ __forceinline__ void produce(const Arguments& args, SharedMemory<kDim>& shared) {
-  const AttentionParams& params = args.params;
+  if (first_turn(args).unit >= args.num_units) return;
   Parities parities;
+  ptx::mbarrier_wait(&shared.work_full, 0);
 #pragma unroll 1
-  for (int unit = first_turn(args).unit; unit < args.num_units;) {
-    const int producer = this_producer();
-    const bool is_first = unit == first_turn(args).unit;
-    RowState& row = shared.rows[parities.row()];
-    int entry;
-    Stream<kDim, kAhead> stream;
-    bool has_keys;
-    {
-      Rotation rotation{};
-      const Work work = find_work(args, unit, first_turn(args).rank);
-      has_keys = work.piece_begin < work.piece_end;
-      entry = entry_of(args, work, work.piece_begin, producer);
-      if (producer < kRopeDim / 2) rotation = rope_rotation(work.position, params.freqs[producer]);
-      // S of the row before has read Q, and that row's predecessor has been stored.
-      if (!is_first) ptx::mbarrier_wait(&shared.row_empty, parities.row() ^ 1);
-      if (producer == 0) row.work = work;
-      if (producer < kRopeDim / 2) row.rotations[producer] = rotation;
-      if (producer < work.heads.num_heads) row.sinks[producer] = params.sink[work.heads.head_begin + producer] * kLog2E;
-    }
-    ptx::named_barrier_sync(kProducerBarrier, kGroupThreads);
-    const Work& work = row.work;
-    const bool has_queries = !is_first && has_keys;
-    const int key = key_of(work.piece_begin, producer);
-    stream.page_ahead = find_page(args, work, key, entry);
-    if (has_queries) load_queries<kDim, kProducers, 8>(params, work.heads, 0, shared.q, producer);
-    if (has_queries) load_queries<kDim, kProducers, 8>(params, work.heads, kHeadTile / 2, shared.q, ptx::computed_here(producer));
-    const EntryPlace place = locate<kDim>(args, work, key, entry, stream.page_ahead);
-    stream.keys = quad_keys(place.values);
-    stream.scales = read_scales<kDim>(place);
-    stream.is_key = entry >= 0;
+  while (shared.rows[parities.row()].work.unit < args.num_units) {
+    const Work& work = shared.rows[parities.row()].work;
+    if (work.has_pieces()) {
+      const int producer = this_producer(), key = key_of(work.piece_begin, producer);
+      Stream<kDim, kAhead> stream;
+      stream.entry_ahead = entry_of(args, work, work.piece_begin, producer);
+      stream.page_ahead = find_page(args, work, key, stream.entry_ahead);
+      const EntryPlace place = locate<kDim>(args, work, key, stream.entry_ahead, stream.page_ahead);
+      prefetch_entry<kDim>(place);
+      stream.keys = quad_keys(place.values);
+      stream.scales = read_scales<kDim>(place);
+      stream.is_key = stream.entry_ahead >= 0;
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) load_word<kDim>(i / 4, i % 4, stream.keys, stream.words[i]);
-    ptx::mbarrier_arrive(&shared.row_full);
-    prefetch_queries<kDim>(args, unit + first_turn(args).step, producer);
-    if (has_keys) produce_keys<kDim, kAhead>(args, shared, parities, stream);
-    unit = shared.rows[parities.row()].work.unit + first_turn(args).step;
-    parities.next_row();
+      for (int i = 0; i < kAhead; ++i) load_word<kDim>(i / 4, i % 4, stream.keys, stream.words[i]);
+      produce_keys<kDim, kAhead>(args, shared, parities, stream);
+    } else {
+      ptx::mbarrier_arrive(&shared.idle_taken);
+      parities.next_row();
+      ptx::mbarrier_wait(&shared.work_full, parities.row());
+    }
   }
 }
 

@@ -9,7 +9,7 @@ namespace dsv4::cuda {
 inline constexpr int kHeadTile = 64;  // heads of a CTA
 inline constexpr int kTileKeys = 64;
 inline constexpr int kPieceKeys = 2 * kTileKeys;  // whose products are summed up from zero
-inline constexpr int kGroupPieces = 16;           // at most, of a group, whose pieces are added up from zero
+inline constexpr int kGroupPieces = 9;            // at most, of a group, whose pieces are added up from zero
 
 // A row's groups have as many pieces as each other, or one more.
 constexpr int num_piece_groups(int num_pieces) {
@@ -19,8 +19,8 @@ constexpr int num_piece_groups(int num_pieces) {
 // Parts that a row of `num_pieces` pieces hands over from CTA to CTA, when `split` CTAs share it: groups, or, where more CTAs than groups
 // are there and several share a group, the first CTA's share of it and the single pieces of the others.
 struct PartCounts {
-  int num_groups = 0;
-  int num_longer = 0;         // of the groups: the first ones, with one piece more
+  int16_t num_groups = 0;
+  int16_t num_longer = 0;     // of the groups: the first ones, with one piece more
   int16_t group_pieces = 0;   // of the others
   int16_t group_ctas = 0;     // that share a group; 0: CTAs have whole groups
   int16_t group_parts = 1;    // of a group, at most
@@ -30,9 +30,9 @@ struct PartCounts {
 constexpr PartCounts count_parts(int num_pieces, int split) {
   PartCounts counts;
   if (num_pieces == 0) return counts;
-  counts.num_groups = num_piece_groups(num_pieces);
+  counts.num_groups = static_cast<int16_t>(num_piece_groups(num_pieces));
   const int shorter = num_pieces / counts.num_groups;
-  counts.num_longer = num_pieces - shorter * counts.num_groups;
+  counts.num_longer = static_cast<int16_t>(num_pieces - shorter * counts.num_groups);
   counts.group_pieces = static_cast<int16_t>(shorter);
   if (split <= counts.num_groups) return counts;
   const int ctas = split / counts.num_groups, longer = shorter + (counts.num_longer > 0 ? 1 : 0);
@@ -115,11 +115,13 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
     num_keys += params.selected != nullptr ? params.num_selected : params.max_visible > 0 ? params.max_visible : bound;
   }
   const int num_pieces = static_cast<int>((num_keys + kPieceKeys - 1) / kPieceKeys);
+  const int num_groups = num_piece_groups(num_pieces);
+  const int most_ctas = num_groups * ((num_pieces + num_groups - 1) / num_groups);  // a piece of a group each
   const bool quantises = params.output == AttentionOutput::kFp8 || params.output == AttentionOutput::kFp4;
   AttentionPlan best;
   double lowest = -1;
   for (int columns = 1; columns <= (params.head_dim == 512 && !quantises ? 4 : 1); columns *= 2) {
-    for (int split = 1; split <= num_pieces && split <= num_sms; ++split) {
+    for (int split = 1; split <= most_ctas && split <= num_sms; ++split) {
       AttentionPlan plan;
       plan.columns = columns;
       plan.split = split;

@@ -44,11 +44,12 @@ struct Work {
   int column;    // set of columns
   int position;  // −1: padding
   int seq_idx;
-  int slot;                              // of the ring
-  int first_place;                       // of the window in the ring
-  int num_window, num_keys, num_pieces;  // of the row
-  PartCounts counts;                     // of the row
-  int piece_begin, piece_end;            // of this CTA
+  int first_place;             // of the window in the ring
+  int num_window, num_keys;    // of the row
+  PartCounts counts;           // of the row
+  int piece_begin, piece_end;  // of this CTA
+
+  __device__ __forceinline__ bool has_pieces() const { return piece_begin < piece_end; }
 };
 
 __device__ __forceinline__ int group_begin(const Work& work, int group) {
@@ -64,7 +65,7 @@ __device__ __forceinline__ int pieces_before(const Work& work, int num_pieces, i
 __device__ __forceinline__ Part find_pieces(const Arguments& args, int rank, Work& work) {
   const int num_groups = work.counts.num_groups, group_ctas = work.counts.group_ctas;
   work.piece_begin = work.piece_end = 0;
-  if (work.num_pieces == 0) return {0, 0};
+  if (num_groups == 0) return {0, 0};
   if (group_ctas == 0) {
     const int group = args.splits.quotient(num_groups * rank + args.split - 1);
     work.piece_begin = group_begin(work, group);
@@ -110,7 +111,6 @@ __device__ __forceinline__ Work find_work(const Arguments& args, int unit, int r
   work.heads.head_begin = (tile - work.heads.row * static_cast<int>(args.head_tiles.value)) * kHeadTile;
   work.heads.num_heads = min(params.num_heads - work.heads.head_begin, kHeadTile);
   const int num_positions = max(work.position, -1) + 1;
-  work.slot = num_positions == 0 ? 0 : ptx::load_here(params.batch.slots + work.seq_idx);
   int num_entries = 0;
   if (params.entries.data != nullptr) {
     const int num_visible = args.ratio.quotient(num_positions);
@@ -119,8 +119,7 @@ __device__ __forceinline__ Work find_work(const Arguments& args, int unit, int r
   work.num_window = min(min(num_positions, params.window), most_window);
   work.first_place = args.ring_size.remainder(num_positions - work.num_window);
   work.num_keys = work.num_window + min(num_entries, most_entries);
-  work.num_pieces = (work.num_keys + kPieceKeys - 1) / kPieceKeys;
-  work.counts = count_parts(work.num_pieces, args.split);
+  work.counts = count_parts((work.num_keys + kPieceKeys - 1) / kPieceKeys, args.split);
   find_pieces(args, rank, work);
   return work;
 }
@@ -137,11 +136,12 @@ __device__ __forceinline__ int find_entry(const Arguments& args, const Work& wor
   return ptx::load_here(args.params.selected + static_cast<int64_t>(work.heads.row) * args.params.num_selected + i);
 }
 
-// The page that `entry` of the sequence is in; of a key of the window that of its ring.
+// The page that `entry` of the sequence is in; of a key of the window the slot of its ring.
 __device__ __forceinline__ int find_page(const Arguments& args, const Work& work, int key, int entry) {
-  if (entry < 0 || key < work.num_window) return work.slot;
-  const int32_t* page_table = args.params.batch.page_table + static_cast<int64_t>(work.seq_idx) * args.params.batch.page_table_stride;
-  return ptx::load_here(page_table + args.entries_per_page.quotient(entry));
+  if (entry < 0) return 0;
+  const BatchView& batch = args.params.batch;
+  const int32_t* page_table = batch.page_table + static_cast<int64_t>(work.seq_idx) * batch.page_table_stride;
+  return ptx::load_here(key < work.num_window ? batch.slots + work.seq_idx : page_table + args.entries_per_page.quotient(entry));
 }
 
 // What is read where there is no entry: a load behind a condition would be waited for where it stands.
@@ -164,6 +164,13 @@ __device__ __forceinline__ EntryPlace locate(const Arguments& args, const Work& 
                                   : params.entries.data + static_cast<size_t>(page_idx) * args.entry_page_bytes;
   const int in_page = in_window ? entry : args.entries_per_page.remainder(entry);
   return {page + kLayout.value_offset(in_page), page + kLayout.scale_offset(in_page, entries_per_page)};
+}
+
+// Brings an entry into the L2.
+template <int kDim>
+__device__ __forceinline__ void prefetch_entry(const EntryPlace& place) {
+  ptx::bulk_prefetch_l2(place.values, KvEntryLayout{kDim}.value_bytes());
+  ptx::prefetch_l2(place.scales);
 }
 
 }  // namespace dsv4::cuda
