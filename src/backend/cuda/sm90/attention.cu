@@ -59,8 +59,7 @@ __device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, int ti
   fence_operands(s);
 #pragma unroll
   for (int begin = 0; begin < U::kBlocks; begin += kAtOnce) {
-#pragma unroll
-    for (int i = begin; i < begin + kAtOnce; ++i) ptx::mbarrier_wait(&shared.full[tile][U::block_at(i)], phase);
+    ptx::mbarrier_wait(&shared.full[tile][begin / 2], phase);
     ptx::fence_async_proxy();
     ptx::wgmma_fence();
 #pragma unroll
@@ -150,10 +149,13 @@ __device__ __forceinline__ void weigh_keys(SharedMemory<kDim>& shared, int threa
   if (thread % 4 < 2) shared.totals[tile][first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? totals[0] : totals[1];
 }
 
-// The first block of a warpgroup's columns.
+// The first block of a warpgroup's columns. Block 0 is never warpgroup 1's and block kBlocks / 2 never warpgroup 0's, nor are they theirs to
+// free (free_others()).
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ int first_block(int column, int thread) {
-  return (column * Shape<kDim, kGroupBlocks>::kGroups + thread / kGroupThreads) * kGroupBlocks;
+  using S = Shape<kDim, kGroupBlocks>;
+  const bool is_swapped = S::kColumnBlocks < S::kBlocks && column * S::kColumnBlocks == S::kBlocks / 2;
+  return (column * S::kGroups + (thread / kGroupThreads ^ (is_swapped ? 1 : 0))) * kGroupBlocks;
 }
 
 // Whether a thread's warpgroup has columns.
@@ -215,8 +217,7 @@ __device__ __forceinline__ void add_piece(SharedMemory<kDim>& shared, int thread
       ptx::named_barrier_arrive(kTurnBarrier + (thread / kGroupThreads ^ 1), kConsumers);
     ptx::wgmma_wait_group<0>();
     fence_operands(sum);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) ptx::mbarrier_arrive(&shared.empty[tile][block + i]);
+    ptx::mbarrier_arrive(&shared.empty[block + i]);
 #pragma unroll
     for (int k = 0; k < 32; ++k) o[i][k] = fold(o[i][k], sum[k], factors[k / 2 % 2].keep, factors[k / 2 % 2].gain);
   }
@@ -232,14 +233,14 @@ __device__ __forceinline__ void clear(Output<kGroupBlocks>& o) {
   }
 }
 
-// Frees the blocks of a tile that are keys only: of other CTAs' columns.
+// Frees the blocks that are keys only, of other CTAs' columns; both warpgroups have read them.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void free_keys(SharedMemory<kDim>& shared, int column, int tile) {
+__device__ __forceinline__ void free_others(SharedMemory<kDim>& shared, int column, int group) {
   using S = Shape<kDim, kGroupBlocks>;
   if constexpr (S::kColumnBlocks < S::kBlocks) {
 #pragma unroll 1
     for (int block = 0; block < S::kBlocks; ++block) {
-      if (block / S::kColumnBlocks != column) ptx::mbarrier_arrive(&shared.empty[tile][block]);
+      if (block / S::kColumnBlocks != column && block / (S::kBlocks / 2) == group) ptx::mbarrier_arrive(&shared.empty[block]);
     }
   }
 }
@@ -265,8 +266,8 @@ __device__ __forceinline__ void sum_pieces(const Arguments& args, SharedMemory<k
     float s[kTileKeys / 2];
     multiply_keys<kDim>(shared, tile, parities.piece(), s);
     find_maxima<kDim>(shared, thread, tile, args.logit_scale, s);
-    free_keys<kDim, kGroupBlocks>(shared, work.column, tile);
     ptx::named_barrier_sync(kMaximaBarrier, kConsumers);
+    free_others<kDim, kGroupBlocks>(shared, work.column, tile);
     weigh_keys<kDim>(shared, thread, tile, s);
     ptx::fence_async_proxy();
     ptx::named_barrier_sync(kProbabilityBarrier, kConsumers);
@@ -275,7 +276,7 @@ __device__ __forceinline__ void sum_pieces(const Arguments& args, SharedMemory<k
       add_piece<kDim, kGroupBlocks>(shared, thread, first_block<kDim, kGroupBlocks>(column, thread), row_sums, o);
     } else {  // it has read the tiles, too
 #pragma unroll
-      for (int block = 0; block < kTiles * Shape<kDim, kGroupBlocks>::kBlocks; ++block) ptx::mbarrier_arrive(&shared.empty[0][0] + block);
+      for (int block = 0; block < Shape<kDim, kGroupBlocks>::kBlocks; ++block) ptx::mbarrier_arrive(&shared.empty[block]);
     }
     parities.next_piece();
   }
@@ -604,11 +605,9 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   Memory& shared = *reinterpret_cast<Memory*>(memory);
   const int thread = threadIdx.x;
   if (thread == 0) {
-    for (int tile = 0; tile < kTiles; ++tile) {
-      for (int block = 0; block < Memory::kBlocks; ++block) {
-        ptx::mbarrier_init(&shared.full[tile][block], kTileKeys);
-        ptx::mbarrier_init(&shared.empty[tile][block], Shape<kDim, kGroupBlocks>::kGroups == 1 ? kConsumers : kGroupThreads);
-      }
+    for (int i = 0; i < kTiles * Memory::kFills; ++i) ptx::mbarrier_init(&shared.full[0][0] + i, kTileKeys);
+    for (int block = 0; block < Memory::kBlocks; ++block) {
+      ptx::mbarrier_init(&shared.empty[block], Shape<kDim, kGroupBlocks>::kGroups == 1 ? kConsumers : kGroupThreads);
     }
     ptx::mbarrier_init(&shared.work_full, 1);
     ptx::mbarrier_init(&shared.idle_taken, kProducers);

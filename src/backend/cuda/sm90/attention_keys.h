@@ -71,8 +71,9 @@ struct SharedMemory {
   alignas(16) float bias[kTiles][kTileKeys];  // 0, or −∞ where there is no key
   Part parts[kWarps];                         // of a consumer warp, which has no registers for it
   ProducerTurn turns[kProducers / 32];        // of a producer warp, the same
-  uint64_t full[kTiles][kBlocks];
-  uint64_t empty[kTiles][kBlocks];
+  static constexpr int kFills = kBlocks > 1 ? kBlocks / 2 : 1;  // of a tile: two blocks at once
+  uint64_t full[kTiles][kFills];
+  uint64_t empty[kBlocks];  // of both tiles
   uint64_t work_full;   // the work on a row is known
   uint64_t idle_taken;  // the producers have seen a row without pieces
 };
@@ -91,9 +92,11 @@ struct Units {
   static constexpr int half(int unit) { return unit - kCoded; }  // of the keys, of rotated dims
   // Blocks of the one and of the other warpgroup's columns in turns, as they become free.
   static constexpr int block_at(int i) { return kBlocks == 1 ? 0 : i % 2 * (kBlocks / 2) + i / 2; }
-  static constexpr int block(int unit) { return is_coded(unit) ? block_at(unit) : kBlocks - 1; }
+  static constexpr int place(int unit) { return is_coded(unit) ? unit : kBlocks - 1; }  // of the block among all
+  static constexpr int block(int unit) { return block_at(place(unit)); }
   static constexpr bool begins_block(int unit) { return unit <= kCoded; }
-  static constexpr bool ends_block(int unit) { return is_coded(unit) || half(unit) == 1; }
+  // Two blocks are announced at once.
+  static constexpr bool ends_fill(int unit) { return is_coded(unit) ? unit % 2 == 1 : half(unit) == 1; }
   static_assert(kBlocks == 1 || block_at(kBlocks - 1) == kBlocks - 1, "the rotated dims come last");
 };
 
@@ -214,7 +217,7 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
   using U = Units<kDim>;
   const int producer = threadIdx.x - kConsumers, row = producer / 32 % 2 * 32 + producer % 32 / 4;
   uint8_t* const keys = shared.keys[0][0];
-  constexpr int kTileBytes = U::kBlocks * kBlockBytes, kPageUnit = U::kUnits / 3;
+  constexpr int kTileBytes = U::kBlocks * kBlockBytes, kPageUnit = U::kUnits / 2;
   static_assert((U::kWords - kAhead) / 4 >= kPageUnit, "the page must be known when its entry is read");
   const int first_chunk = producer / kTileKeys * kTileBytes + swizzled_offset(row, 2 * (producer % 4));
   ProducerTurn& turn = shared.turns[producer / 32];
@@ -222,8 +225,6 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
   __syncwarp();
 #pragma unroll 1
   while (turn.piece < shared.rows[turn.parities.row()].work.piece_end) {
-    const Work& work = shared.rows[turn.parities.row()].work;
-    const uint32_t phase = turn.parities.piece();
     uint2 scales[4];  // of the quad's keys
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -233,10 +234,10 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
     const bool is_key = stream.is_key;
 #pragma unroll
     for (int unit = 0; unit < U::kUnits; ++unit) {
-      const int block = U::block(unit), tile = ptx::computed_here(first_chunk) / kTileBytes;
-      if (U::begins_block(unit)) ptx::mbarrier_wait(&shared.empty[tile][block], phase ^ 1);
-      // Behind a block that the warpgroup of the tile has freed.
-      if (unit <= 1 && unit == (tile == 0 || work.column > 0 ? 0 : 1)) {
+      const int block = U::block(unit), tile = this_producer() / kTileKeys;
+      if (U::begins_block(unit)) ptx::mbarrier_wait(&shared.empty[block], turn_of(shared).parities.piece() ^ 1);
+      // Behind a block that the warpgroup of the tile has freed: block 0 is freed by the one, the second one by the other.
+      if (unit <= 1 && unit == tile) {
         shared.bias[tile][key_of_producer(this_producer()) % kTileKeys] = is_key ? 0.0f : __int_as_float(0xff800000);
       }
       if (unit == 0) {
@@ -271,9 +272,7 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
           load_word<kDim>(next % U::kWords / 4, next % 4, stream.keys, stream.words[next % kAhead]);
         }
       }
-      if (U::ends_block(unit)) {
-        ptx::mbarrier_arrive(&shared.full[tile][block]);
-      }
+      if (U::ends_fill(unit)) ptx::mbarrier_arrive(&shared.full[tile][U::place(unit) / 2]);
     }
     __syncwarp();
     if (producer % 32 == 0) {
