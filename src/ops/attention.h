@@ -50,7 +50,7 @@ struct AttentionParams {
   // of them; larger counts mean all; 0 and 0: the output is zeros, lse is the sink. nullptr: all.
   const int32_t* key_counts = nullptr;
   // attention_scratch_bytes() of memory, 16-byte aligned, for backends that need it; with less a GPU is slower, and rows of more than
-  // 2,048 keys ask for a part of each 2,048.
+  // 1,152 keys ask for a part of each 1,152.
   void* scratch = nullptr;
   int64_t scratch_bytes = 0;
 };

@@ -45,6 +45,12 @@ __device__ __forceinline__ int32_t load_here(const int32_t* global) {
   return value;
 }
 
+// An ordinary store to a shared address, 16-byte aligned.
+__device__ __forceinline__ void store_shared(uint32_t shared, const uint4& values) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(values.x), "r"(values.y), "r"(values.z), "r"(values.w)
+               : "memory");
+}
+
 // Brings the line of an address into the L2. PTX ISA, "prefetch".
 __device__ __forceinline__ void prefetch_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));

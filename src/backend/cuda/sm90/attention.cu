@@ -149,8 +149,8 @@ __device__ __forceinline__ void weigh_keys(SharedMemory<kDim>& shared, int threa
   if (thread % 4 < 2) shared.totals[tile][first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? totals[0] : totals[1];
 }
 
-// The first block of a warpgroup's columns. Block 0 is never warpgroup 1's and block kBlocks / 2 never warpgroup 0's, nor are they theirs to
-// free (free_others()).
+// The first block of a warpgroup's columns. Block 0 is never warpgroup 1's and block kBlocks / 2 never warpgroup 0's, nor are they theirs
+// to free (free_others()).
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ int first_block(int column, int thread) {
   using S = Shape<kDim, kGroupBlocks>;
@@ -481,7 +481,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const RowStat
   constexpr int kSources = 4 * S::kGroups;
   const Work& work = state.work;
   const int64_t first_index = first_part_index(args, work);
-  const int num_slots = work.counts.num_groups * work.counts.group_parts;
+  const int group_parts = work.counts.group_parts(), num_slots = work.counts.num_groups * group_parts;
 #pragma unroll 1
   for (int item = thread / 32 * args.split + rank; item < S::kVectors / kVectors * kSources; item += args.split * kWarps) {
     const int first = item / kSources * kVectors, source = item % kSources * 32 + thread % 32;
@@ -507,14 +507,14 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const RowStat
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
         if (begin + k >= num_slots) break;
-        if (in_group_idx < num_group_parts(work, group)) {
+        if (in_group_idx < work.counts.parts(group)) {
           FoldFactors factors[2];
 #pragma unroll
           for (int row = 0; row < 2; ++row) factors[row] = fold(group_sums[row], PartSum{sums[k][row].x, __int_as_float(sums[k][row].y)});
 #pragma unroll
           for (int v = 0; v < kVectors; ++v) fold_vectors(factors, parts[k][v], in_group[v]);
         }
-        if (++in_group_idx < work.counts.group_parts) continue;
+        if (++in_group_idx < group_parts) continue;
         in_group_idx = 0;
         ++group;
         FoldFactors factors[2];

@@ -68,14 +68,14 @@ struct SharedMemory {
   RowState rows[2];
   int maxima[kTiles][kHeadTile];
   float totals[kTiles][kHeadTile];
-  alignas(16) float bias[kTiles][kTileKeys];  // 0, or −∞ where there is no key
-  Part parts[kWarps];                         // of a consumer warp, which has no registers for it
-  ProducerTurn turns[kProducers / 32];        // of a producer warp, the same
+  alignas(16) float bias[kTiles][kTileKeys];                    // 0, or −∞ where there is no key
+  Part parts[kWarps];                                           // of a consumer warp, which has no registers for it
+  ProducerTurn turns[kProducers / 32];                          // of a producer warp, the same
   static constexpr int kFills = kBlocks > 1 ? kBlocks / 2 : 1;  // of a tile: two blocks at once
   uint64_t full[kTiles][kFills];
   uint64_t empty[kBlocks];  // of both tiles
-  uint64_t work_full;   // the work on a row is known
-  uint64_t idle_taken;  // the producers have seen a row without pieces
+  uint64_t work_full;       // the work on a row is known
+  uint64_t idle_taken;      // the producers have seen a row without pieces
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
@@ -104,8 +104,8 @@ struct Units {
 template <int kGroupBlocks, AttentionOutput kOutput>
 struct Registers {
   static constexpr int kConsumer = kGroupBlocks == 4 || kOutput == AttentionOutput::kFp8 ? 208
-                                   : kOutput == AttentionOutput::kBf16                    ? 152
-                                                                                          : 176;
+                                   : kOutput == AttentionOutput::kBf16                   ? 160
+                                                                                         : 176;
   static constexpr int kProducer = 3 * 168 - 2 * kConsumer;
 };
 template <int kDim>
@@ -219,7 +219,7 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
   uint8_t* const keys = shared.keys[0][0];
   constexpr int kTileBytes = U::kBlocks * kBlockBytes, kPageUnit = U::kUnits / 2;
   static_assert((U::kWords - kAhead) / 4 >= kPageUnit, "the page must be known when its entry is read");
-  const int first_chunk = producer / kTileKeys * kTileBytes + swizzled_offset(row, 2 * (producer % 4));
+  const uint32_t first_chunk = ptx::shared_address(keys) + producer / kTileKeys * kTileBytes + swizzled_offset(row, 2 * (producer % 4));
   ProducerTurn& turn = shared.turns[producer / 32];
   if (producer % 32 == 0) turn = {shared.rows[parities.row()].work.piece_begin, 0, parities};
   __syncwarp();
@@ -256,8 +256,8 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
         const uint32_t scale = f16_scale_pair(block < 4 ? scales[i].x : scales[i].y, block % 4);
         const PermutedDims dims = U::is_coded(unit) ? permuted_f16(word, scale) : permuted_f16(word, stream.words[(index + 1) % kAhead]);
         const uint32_t offset = block * kBlockBytes + (U::is_coded(unit) ? i : 2 * U::half(unit) + i / 2) * kSwizzleAtomBytes;
-        *reinterpret_cast<uint4*>(keys + first_chunk + offset) = dims.chunks[0];
-        *reinterpret_cast<uint4*>(keys + (ptx::computed_here(first_chunk) ^ 16) + offset) = dims.chunks[1];
+        ptx::store_shared(first_chunk + offset, dims.chunks[0]);
+        ptx::store_shared((ptx::computed_here(static_cast<int>(first_chunk)) ^ 16) + offset, dims.chunks[1]);
 #pragma unroll
         for (int k = 0; k < (U::is_coded(unit) ? 1 : 2); ++k) {
           const int next = index + k + kAhead;
@@ -287,8 +287,8 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
 
 // Q [64, kDim] of a unit into shared memory as f16 by kNum = 256 threads, kAtOnce blocks at a time; heads beyond the model's are zeros.
 template <int kDim, int kNum, int kAtOnce>
-__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputHeads& heads,
-                                             uint8_t (*shared_q)[kBlockBytes], int thread) {
+__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputHeads& heads, uint8_t (*shared_q)[kBlockBytes],
+                                             int thread) {
   constexpr int kBlocks = kDim / kBlockDims, kStep = kAtOnce < kBlocks ? kAtOnce : kBlocks;
   const int head = thread / 4, dims = thread % 4;
   const bool is_head = head < heads.num_heads;

@@ -20,25 +20,43 @@ constexpr int num_piece_groups(int num_pieces) {
 // are there and several share a group, the first CTA's share of it and the single pieces of the others.
 struct PartCounts {
   int16_t num_groups = 0;
-  int16_t num_longer = 0;     // of the groups: the first ones, with one piece more
-  int16_t group_pieces = 0;   // of the others
-  int16_t group_ctas = 0;     // that share a group; 0: CTAs have whole groups
-  int16_t group_parts = 1;    // of a group, at most
-  int16_t shorter_parts = 1;  // of a group that is not longer
+  int16_t num_longer = 0;                                     // of the groups: the first ones, with one piece more
+  int16_t group_pieces = 0;                                   // of the others
+  int16_t num_larger = 0;                                     // of the groups: the first ones, with one CTA more
+  int16_t group_ctas = 0;                                     // that share one of the others; 0: CTAs have whole groups
+  int16_t first_parts = 1, middle_parts = 1, last_parts = 1;  // of a group that is longer and larger, that is one of both, of the others
+
+  constexpr int pieces(int group) const { return group_pieces + (group < num_longer ? 1 : 0); }
+  constexpr int ctas(int group) const { return group_ctas + (group < num_larger ? 1 : 0); }
+  constexpr int parts(int group) const {
+    const bool is_longer = group < num_longer, is_larger = group < num_larger;
+    return is_longer && is_larger ? first_parts : is_longer || is_larger ? middle_parts : last_parts;
+  }
+  // At most.
+  constexpr int group_parts() const {
+    const int16_t more = first_parts > middle_parts ? first_parts : middle_parts;
+    return more > last_parts ? more : last_parts;
+  }
 };
+
+// Parts of a group of `num_pieces` that `num_ctas` share.
+constexpr int16_t count_group_parts(int num_pieces, int num_ctas) {
+  return static_cast<int16_t>(1 + num_pieces - (num_pieces + num_ctas - 1) / num_ctas);
+}
 
 constexpr PartCounts count_parts(int num_pieces, int split) {
   PartCounts counts;
   if (num_pieces == 0) return counts;
-  counts.num_groups = static_cast<int16_t>(num_piece_groups(num_pieces));
-  const int shorter = num_pieces / counts.num_groups;
-  counts.num_longer = static_cast<int16_t>(num_pieces - shorter * counts.num_groups);
-  counts.group_pieces = static_cast<int16_t>(shorter);
-  if (split <= counts.num_groups) return counts;
-  const int ctas = split / counts.num_groups, longer = shorter + (counts.num_longer > 0 ? 1 : 0);
+  const int num_groups = num_piece_groups(num_pieces), pieces = num_pieces / num_groups, ctas = split / num_groups;
+  counts.num_groups = static_cast<int16_t>(num_groups);
+  counts.group_pieces = static_cast<int16_t>(pieces);
+  counts.num_longer = static_cast<int16_t>(num_pieces - pieces * num_groups);
+  if (split <= num_groups) return counts;
   counts.group_ctas = static_cast<int16_t>(ctas);
-  counts.group_parts = static_cast<int16_t>(1 + longer - (longer + ctas - 1) / ctas);
-  counts.shorter_parts = static_cast<int16_t>(1 + shorter - (shorter + ctas - 1) / ctas);
+  counts.num_larger = static_cast<int16_t>(split - ctas * num_groups);
+  counts.first_parts = count_group_parts(pieces + 1, ctas + 1);
+  counts.middle_parts = counts.num_longer > counts.num_larger ? count_group_parts(pieces + 1, ctas) : count_group_parts(pieces, ctas + 1);
+  counts.last_parts = count_group_parts(pieces, ctas);
   return counts;
 }
 
@@ -86,20 +104,22 @@ inline double cost(const AttentionParams& params, int num_sms, int num_pieces, A
   plan.num_ctas = num_units * plan.split;
   for (int groups = 1; groups <= num_groups; ++groups) {  // rows may have fewer keys
     const PartCounts counts = count_parts(groups < num_groups ? groups * kGroupPieces : num_pieces, plan.split);
-    if (counts.num_groups * counts.group_parts > plan.max_parts) plan.max_parts = counts.num_groups * counts.group_parts;
+    if (counts.num_groups * counts.group_parts() > plan.max_parts) plan.max_parts = counts.num_groups * counts.group_parts();
   }
   const PartCounts counts = count_parts(num_pieces, plan.split);
   if (num_units * plan.max_parts * bytes > params.scratch_bytes) return -1;
-  const int group_pieces = (num_pieces + num_groups - 1) / num_groups;
-  int run_pieces, run_parts;
+  int run_pieces = 0, run_parts;
   if (counts.group_ctas == 0) {
     run_parts = (num_groups + plan.split - 1) / plan.split;
-    run_pieces = run_parts * group_pieces;
+    run_pieces = run_parts * counts.pieces(0);
   } else {
-    run_pieces = (group_pieces + counts.group_ctas - 1) / counts.group_ctas;
-    run_parts = counts.group_ctas > 1 ? run_pieces : 1;
+    for (int group = 0; group < num_groups; ++group) {
+      const int pieces = (counts.pieces(group) + counts.ctas(group) - 1) / counts.ctas(group);
+      if (pieces > run_pieces) run_pieces = pieces;
+    }
+    run_parts = run_pieces;
   }
-  const int num_parts = num_groups * counts.group_parts;
+  const int num_parts = num_groups * counts.group_parts();
   const double items = params.head_dim / 64.0 / plan.columns * 4 * 8;  // a warp's, of two vectors
   const double rounds = items > 8.0 * plan.split ? items / (8.0 * plan.split) : 1.0;
   return start_cycles + run_pieces * piece_cycles + run_parts * store_cycles + 3000 + rounds * (500 + num_parts * 80.0);
@@ -133,10 +153,10 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
     }
   }
   if (lowest < 0) {
-    fail_line("attention: %lld bytes of scratch, expected at least %lld for %lld keys", static_cast<long long>(params.scratch_bytes),
-              static_cast<long long>(num_piece_groups(num_pieces) *
-                                     attention_plan::part_bytes(params.head_dim, params.head_dim == 512 && !quantises ? 4 : 1)),
-              static_cast<long long>(num_keys));
+    fail_line(
+        "attention: %lld bytes of scratch, expected at least %lld for %lld keys", static_cast<long long>(params.scratch_bytes),
+        static_cast<long long>(num_groups * attention_plan::part_bytes(params.head_dim, params.head_dim == 512 && !quantises ? 4 : 1)),
+        static_cast<long long>(num_keys));
   }
   return best;
 }

@@ -56,9 +56,9 @@ __device__ __forceinline__ int group_begin(const Work& work, int group) {
   return group * work.counts.group_pieces + min(group, work.counts.num_longer);
 }
 
-// The pieces of the CTAs before CTA `i` of those that share a group of `num_pieces`.
-__device__ __forceinline__ int pieces_before(const Work& work, int num_pieces, int i) {
-  return (num_pieces * i + work.counts.group_ctas - 1) / work.counts.group_ctas;
+// The pieces of the CTAs before CTA `i` of those `num_ctas` that share a group of `num_pieces`.
+__device__ __forceinline__ int pieces_before(int num_pieces, int num_ctas, int i) {
+  return (num_pieces * i + num_ctas - 1) / num_ctas;
 }
 
 // The pieces of CTA `rank` of the unit's, and its first part.
@@ -72,25 +72,21 @@ __device__ __forceinline__ Part find_pieces(const Arguments& args, int rank, Wor
     work.piece_end = group_begin(work, args.splits.quotient(num_groups * (rank + 1) + args.split - 1));
     return {group, group_begin(work, group + 1)};
   }
-  const int group = rank / group_ctas, i = rank - group * group_ctas;
-  if (group >= num_groups) return {0, 0};
-  const int begin = group_begin(work, group), num_pieces = group_begin(work, group + 1) - begin;
-  const int before = pieces_before(work, num_pieces, i);
+  const int num_larger = work.counts.num_larger, in_larger = num_larger * (group_ctas + 1);
+  const int group = rank < in_larger ? rank / (group_ctas + 1) : num_larger + (rank - in_larger) / group_ctas;
+  const int i = rank < in_larger ? rank - group * (group_ctas + 1) : rank - in_larger - (group - num_larger) * group_ctas;
+  const int begin = group_begin(work, group), num_pieces = work.counts.pieces(group), num_ctas = work.counts.ctas(group);
+  const int before = pieces_before(num_pieces, num_ctas, i);
   work.piece_begin = begin + before;
-  work.piece_end = begin + pieces_before(work, num_pieces, i + 1);
-  const int first_part = group * work.counts.group_parts;
+  work.piece_end = begin + pieces_before(num_pieces, num_ctas, i + 1);
+  const int first_part = group * work.counts.group_parts();
   return i == 0 ? Part{first_part, work.piece_end}
-                : Part{first_part + 1 + before - pieces_before(work, num_pieces, 1), work.piece_begin + 1};
+                : Part{first_part + 1 + before - pieces_before(num_pieces, num_ctas, 1), work.piece_begin + 1};
 }
 
 // The part after the one that has been handed over.
 __device__ __forceinline__ Part next_part(const Work& work, const Part& part) {
   return {part.index + 1, work.counts.group_ctas == 0 ? group_begin(work, part.index + 2) : part.piece_end + 1};
-}
-
-// Parts of a group: one more piece may be one more part.
-__device__ __forceinline__ int num_group_parts(const Work& work, int group) {
-  return group < work.counts.num_longer ? work.counts.group_parts : work.counts.shorter_parts;
 }
 
 // The row, heads, columns and pieces of CTA `rank` of a unit.
