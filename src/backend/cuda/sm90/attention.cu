@@ -481,7 +481,8 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const RowStat
   constexpr int kSources = 4 * S::kGroups;
   const Work& work = state.work;
   const int64_t first_index = first_part_index(args, work);
-  const int group_parts = work.counts.group_parts(), num_slots = work.counts.num_groups * group_parts;
+  const PartCounts counts = work.counts;
+  const int group_parts = counts.group_parts(), num_slots = counts.num_groups * group_parts;
 #pragma unroll 1
   for (int item = thread / 32 * args.split + rank; item < S::kVectors / kVectors * kSources; item += args.split * kWarps) {
     const int first = item / kSources * kVectors, source = item % kSources * 32 + thread % 32;
@@ -507,7 +508,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const RowStat
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
         if (begin + k >= num_slots) break;
-        if (in_group_idx < work.counts.parts(group)) {
+        if (in_group_idx < counts.parts(group)) {
           FoldFactors factors[2];
 #pragma unroll
           for (int row = 0; row < 2; ++row) factors[row] = fold(group_sums[row], PartSum{sums[k][row].x, __int_as_float(sums[k][row].y)});
