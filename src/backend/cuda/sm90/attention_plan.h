@@ -54,8 +54,10 @@ constexpr PartCounts count_parts(int num_pieces, int split) {
   if (split <= num_groups) return counts;
   counts.group_ctas = static_cast<int16_t>(ctas);
   counts.num_larger = static_cast<int16_t>(split - ctas * num_groups);
-  counts.first_parts = count_group_parts(pieces + 1, ctas + 1);
-  counts.middle_parts = counts.num_longer > counts.num_larger ? count_group_parts(pieces + 1, ctas) : count_group_parts(pieces, ctas + 1);
+  // Of kinds that there are: a place for one more part would be read for nothing.
+  if (counts.num_longer > 0 && counts.num_larger > 0) counts.first_parts = count_group_parts(pieces + 1, ctas + 1);
+  if (counts.num_longer > counts.num_larger) counts.middle_parts = count_group_parts(pieces + 1, ctas);
+  if (counts.num_longer < counts.num_larger) counts.middle_parts = count_group_parts(pieces, ctas + 1);
   counts.last_parts = count_group_parts(pieces, ctas);
   return counts;
 }
