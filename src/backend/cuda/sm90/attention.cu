@@ -35,7 +35,7 @@ namespace dsv4::cuda {
 namespace {
 
 constexpr int kHeadroom = 15;  // P is relative to 2^(maximum − kHeadroom)
-constexpr int kMaximaBarrier = 1, kProbabilityBarrier = 2, kRowBarrier = 3, kTurnBarrier = 5;
+constexpr int kRowBarrier = 1, kTileBarrier = 2;  // kTileBarrier + t: P of tile t is in shared memory
 constexpr uint32_t kValueStep = 16 * kSwizzleRowBytes >> 4;  // descriptor units of 16 keys
 constexpr uint32_t kDepthStep = 32 >> 4;                     // of 16 dims of a K-major operand
 
@@ -44,9 +44,40 @@ __device__ __forceinline__ void fence_operands(float (&values)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) ptx::wgmma_fence_operand(values[i]);
 }
-__device__ __forceinline__ void fence_operands(uint32_t (&values)[kSteps][4]) {
+
+// The sums of a thread's two heads, which its quad has in common, a lane a word of them.
+class QuadSums {
+ public:
+  __device__ __forceinline__ PartSum of(int row) const {
+    return {__shfl_sync(0xffffffffu, word_, 2 * row, 4), __int_as_float(__shfl_sync(0xffffffffu, word_, 2 * row + 1, 4))};
+  }
+  __device__ __forceinline__ void set(const PartSum (&sums)[2]) {
+    const int i = ptx::computed_here(threadIdx.x) % 4;
+    const PartSum& sum = sums[0];
+    const int first = i == 0 ? sum.maximum : __float_as_int(sum.total);
+    const int second = i == 2 ? sums[1].maximum : __float_as_int(sums[1].total);
+    word_ = i < 2 ? first : second;
+  }
+
+ private:
+  int word_;
+};
+
+// A warp's 16 heads of P of a tile, of which a thread has two, as f16 terms in the fragments of wgmma, high and low, and the sums that P is
+// relative to.
+struct TileWeights {
+  uint32_t p[kTerms][kSteps][4];
+  PartSum sums[2];
+};
+
+__device__ __forceinline__ void fence_operands(TileWeights& weights) {
 #pragma unroll
-  for (int i = 0; i < kSteps * 4; ++i) ptx::wgmma_fence_operand(values[i / 4][i % 4]);
+  for (int i = 0; i < kTerms * kSteps * 4; ++i) ptx::wgmma_fence_operand(weights.p[i / (kSteps * 4)][i / 4 % kSteps][i % 4]);
+}
+
+// Of shared memory that all lanes of a warp mean: the compiler then knows that they do, and keeps the descriptor in uniform registers.
+__device__ __forceinline__ uint64_t uniform_descriptor(const uint8_t* operand) {
+  return swizzled_descriptor(__shfl_sync(0xffffffffu, ptx::shared_address(operand), 0));
 }
 
 // s [64 heads, 64 keys] = Q·Kᵀ of a tile, not scaled, as its blocks come. The proxy fence stands here and not where the producers store: it
@@ -55,7 +86,7 @@ template <int kDim>
 __device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
   using U = Units<kDim>;
   constexpr int kAtOnce = U::kBlocks > 1 ? 2 : 1;
-  const uint64_t q = swizzled_descriptor(ptx::shared_address(shared.q)), k = swizzled_descriptor(ptx::shared_address(shared.keys[tile]));
+  const uint64_t q = uniform_descriptor(shared.q[0]), k = uniform_descriptor(shared.keys[tile][0]);
   fence_operands(s);
 #pragma unroll
   for (int begin = 0; begin < U::kBlocks; begin += kAtOnce) {
@@ -64,7 +95,7 @@ __device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, int ti
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kAtOnce * (kBlockDims / 16); ++i) {
-      const uint64_t offset = (U::block_at(begin + i / 4) * kBlockBytes >> 4) + i % 4 * kDepthStep;
+      const uint64_t offset = ((begin + i / 4) * kBlockBytes >> 4) + i % 4 * kDepthStep;
       ptx::wgmma_f16_ss<kTileKeys, false>(s, q + offset, k + offset, begin > 0 || i > 0);
     }
   }
@@ -85,9 +116,10 @@ __device__ __forceinline__ int first_head(int thread) {
   return thread / 32 % 4 * 16 + thread % 32 / 4;
 }
 
-// s ← logits in powers of two. Their maxima, rounded up, for the other warpgroup.
+// Logits, not scaled → P relative to the tile's own maxima, rounded up.
 template <int kDim>
-__device__ __forceinline__ void find_maxima(SharedMemory<kDim>& shared, int thread, int tile, float scale, float (&s)[kTileKeys / 2]) {
+__device__ __forceinline__ void weigh_keys(const SharedMemory<kDim>& shared, int thread, int tile, float scale, float (&s)[kTileKeys / 2],
+                                           TileWeights& weights) {
   const float2* bias = reinterpret_cast<const float2*>(shared.bias[tile]) + thread % 4;
   float largest[2] = {__int_as_float(0xff800000), __int_as_float(0xff800000)};
 #pragma unroll
@@ -101,18 +133,29 @@ __device__ __forceinline__ void find_maxima(SharedMemory<kDim>& shared, int thre
       largest[row] = fmaxf(largest[row], fmaxf(logits[0], logits[1]));
     }
   }
+  float references[2], totals[2] = {0.0f, 0.0f};
 #pragma unroll
-  for (int row = 0; row < 2; ++row) largest[row] = combine_quad(largest[row], [](float a, float b) { return fmaxf(a, b); });
-  if (thread % 4 < 2) {
-    const float maximum = thread % 4 == 0 ? largest[0] : largest[1];
-    shared.maxima[tile][first_head(thread) + thread % 4 * 8] = max(__float2int_ru(maximum), kNoMaximum + kHeadroom) - kHeadroom;
+  for (int row = 0; row < 2; ++row) {
+    largest[row] = combine_quad(largest[row], [](float a, float b) { return fmaxf(a, b); });
+    weights.sums[row].maximum = max(__float2int_ru(largest[row]), kNoMaximum + kHeadroom) - kHeadroom;
+    references[row] = static_cast<float>(weights.sums[row].maximum);
   }
-}
-
-// Of the piece.
-template <int kDim>
-__device__ __forceinline__ int maximum_of(const SharedMemory<kDim>& shared, int head) {
-  return max(shared.maxima[0][head], shared.maxima[1][head]);
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {  // rows g and g + 8 of eight keys, then of the next eight
+      const int row = i % 2;
+      const float even = ptx::exp2_approx(s[8 * step + 2 * i] - references[row]);
+      const float odd = ptx::exp2_approx(s[8 * step + 2 * i + 1] - references[row]);
+      totals[row] += even + odd;
+      weights.p[0][step][i] = ptx::convert_f16x2(odd, even);
+      float odd_high, even_high;
+      ptx::widen_f16x2(weights.p[0][step][i], odd_high, even_high);
+      weights.p[1][step][i] = ptx::convert_f16x2(odd - odd_high, even - even_high);
+    }
+  }
+#pragma unroll
+  for (int row = 0; row < 2; ++row) weights.sums[row].total = combine_quad(totals[row], [](float a, float b) { return a + b; });
 }
 
 // Where a lane's row of the fragments of step `step` of P is.
@@ -121,41 +164,44 @@ __device__ __forceinline__ uint32_t fragment_address(const uint8_t* p, int threa
   return ptx::shared_address(p) + swizzled_offset(row, 2 * step + lane / 16);
 }
 
-// Logits → probabilities relative to the piece's maxima, as f16 terms, and their sums, into shared memory.
 template <int kDim>
-__device__ __forceinline__ void weigh_keys(SharedMemory<kDim>& shared, int thread, int tile, const float (&s)[kTileKeys / 2]) {
-  float references[2], totals[2] = {0.0f, 0.0f};
+__device__ __forceinline__ void store_weights(SharedMemory<kDim>& shared, int thread, int tile, const TileWeights& weights) {
 #pragma unroll
-  for (int row = 0; row < 2; ++row) references[row] = static_cast<float>(maximum_of(shared, first_head(thread) + 8 * row));
-#pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-    uint32_t p[kTerms][4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {  // rows g and g + 8 of eight keys, then of the next eight
-      const int row = i % 2;
-      const float even = ptx::exp2_approx(s[8 * step + 2 * i] - references[row]);
-      const float odd = ptx::exp2_approx(s[8 * step + 2 * i + 1] - references[row]);
-      totals[row] += even + odd;
-      p[0][i] = ptx::convert_f16x2(odd, even);
-      float odd_high, even_high;
-      ptx::widen_f16x2(p[0][i], odd_high, even_high);
-      p[1][i] = ptx::convert_f16x2(odd - odd_high, even - even_high);
-    }
-#pragma unroll
-    for (int term = 0; term < kTerms; ++term) ptx::store_matrices(fragment_address(shared.p[term][tile], thread, step), p[term]);
+  for (int i = 0; i < kTerms * kSteps; ++i) {
+    ptx::store_matrices(fragment_address(shared.p[i / kSteps][tile], thread, i % kSteps), weights.p[i / kSteps][i % kSteps]);
   }
-#pragma unroll
-  for (int row = 0; row < 2; ++row) totals[row] = combine_quad(totals[row], [](float a, float b) { return a + b; });
-  if (thread % 4 < 2) shared.totals[tile][first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? totals[0] : totals[1];
+  if (thread % 4 < 2) {
+    shared.sums[tile][first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? weights.sums[0] : weights.sums[1];
+  }
 }
 
-// The first block of a warpgroup's columns. Block 0 is never warpgroup 1's and block kBlocks / 2 never warpgroup 0's, nor are they theirs
-// to free (free_others()).
+template <int kDim>
+__device__ __forceinline__ void load_weights(const SharedMemory<kDim>& shared, int thread, int tile, TileWeights& weights) {
+#pragma unroll
+  for (int i = 0; i < kTerms * kSteps; ++i) {
+    ptx::load_matrices(fragment_address(shared.p[i / kSteps][tile], thread, i % kSteps), weights.p[i / kSteps][i % kSteps]);
+  }
+#pragma unroll
+  for (int row = 0; row < 2; ++row) weights.sums[row] = shared.sums[tile][first_head(thread) + 8 * row];
+}
+
+// A tile's weights of the thread's warpgroup for the other one. Tile 0's, afterwards, for both. What is overwritten has been read: tile 0's
+// before the last barrier of tile 1, tile 1's before the tile's blocks were freed.
+template <int kDim>
+__device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, bool has_columns, TileWeights& weights) {
+  const int tile = thread / kGroupThreads;
+  store_weights<kDim>(shared, thread, tile, weights);
+  if (tile == 1) {
+    ptx::named_barrier_sync(kTileBarrier, kConsumers);
+    if (has_columns) load_weights<kDim>(shared, thread, 0, weights);
+  }
+  ptx::named_barrier_arrive(kTileBarrier + tile, kConsumers);
+}
+
+// The first block of a warpgroup's columns.
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ int first_block(int column, int thread) {
-  using S = Shape<kDim, kGroupBlocks>;
-  const bool is_swapped = S::kColumnBlocks < S::kBlocks && column * S::kColumnBlocks == S::kBlocks / 2;
-  return (column * S::kGroups + (thread / kGroupThreads ^ (is_swapped ? 1 : 0))) * kGroupBlocks;
+  return (column * Shape<kDim, kGroupBlocks>::kGroups + thread / kGroupThreads) * kGroupBlocks;
 }
 
 // Whether a thread's warpgroup has columns.
@@ -164,64 +210,43 @@ __device__ __forceinline__ bool has_columns(int thread) {
   return Shape<kDim, kGroupBlocks>::kGroups == 2 || thread < kGroupThreads;
 }
 
-// sum [64 heads, 64 columns] ← P·V of a piece, not waited for. p: the high term of tile 0. `high`, `low`: descriptors of the high term of
-// tile 1 and of the low term of tile 0; `values`: of the columns of tile 0.
-template <int kDim>
-__device__ __forceinline__ void multiply_values(uint64_t high, uint64_t low, uint64_t values, const uint32_t (&p)[kSteps][4],
-                                                float (&sum)[32]) {
-  constexpr uint32_t kTile = kDim / kBlockDims * kBlockBytes >> 4;
+// sum [64 heads, 32 columns] ← P·V of a tile, not waited for. `values`: descriptor of the columns.
+__device__ __forceinline__ void multiply_values(const TileWeights& weights, uint64_t values, float (&sum)[16]) {
   fence_operands(sum);
   ptx::wgmma_fence();
 #pragma unroll
-  for (int i = 0; i < kTiles * kSteps; ++i) {  // the smaller first: sums are truncated
-    const uint32_t tile = i / kSteps, step = i % kSteps;
-    ptx::wgmma_f16_ss<kBlockDims, true>(sum, low + tile * (kBlockBytes >> 4) + step * kDepthStep, values + tile * kTile + step * kValueStep,
-                                        i > 0);
-  }
-#pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-    ptx::wgmma_f16_rs<kBlockDims, true>(sum, p[step], values + step * kValueStep, true);
-  }
-#pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-    ptx::wgmma_f16_ss<kBlockDims, true>(sum, high + step * kDepthStep, values + kTile + step * kValueStep, true);
+  for (int i = 0; i < kTerms * kSteps; ++i) {  // the smaller term first: sums are truncated
+    ptx::wgmma_f16_rs<32, true>(sum, weights.p[1 - i / kSteps][i % kSteps], values + i % kSteps * kValueStep, i > 0);
   }
   ptx::wgmma_commit_group();
 }
 
-// o += P·V of a piece for the warpgroup's columns, whose blocks are then free, and the row's sums += the piece's.
+// o += P·V of a tile for the warpgroup's columns, whose blocks are then free, and the row's sums += the tile's. The products of 32 columns
+// are under way while those of the 32 before are added.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void add_piece(SharedMemory<kDim>& shared, int thread, int block, PartSum (&row_sums)[2],
-                                          Output<kGroupBlocks>& o) {
-  constexpr bool kTurns = Shape<kDim, kGroupBlocks>::kTurns;
-  uint32_t p[kSteps][4];
-#pragma unroll
-  for (int step = 0; step < kSteps; ++step) ptx::load_matrices(fragment_address(shared.p[0][0], thread, step), p[step]);
+__device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, int block, TileWeights& weights, QuadSums& row_sums,
+                                         Output<kGroupBlocks>& o) {
+  PartSum sums[2] = {row_sums.of(0), row_sums.of(1)};
   FoldFactors factors[2];
 #pragma unroll
-  for (int row = 0; row < 2; ++row) {
-    const int head = first_head(thread) + 8 * row;
-    factors[row] = fold(row_sums[row], PartSum{maximum_of(shared, head), shared.totals[0][head] + shared.totals[1][head]});
-  }
-  const uint64_t high = swizzled_descriptor(ptx::shared_address(shared.p[0][1]));
-  const uint64_t low = swizzled_descriptor(ptx::shared_address(shared.p[1][0]));
-  const uint64_t values = swizzled_descriptor(ptx::shared_address(shared.keys[0][0]) + block * kBlockBytes);
-  fence_operands(p);
-  if (kTurns && thread >= kGroupThreads) ptx::named_barrier_arrive(kTurnBarrier, kConsumers);
+  for (int row = 0; row < 2; ++row) factors[row] = fold(sums[row], weights.sums[row]);
+  row_sums.set(sums);
+  const uint64_t values = uniform_descriptor(shared.keys[tile][block]);
+  float sum[16];
+  fence_operands(weights);
 #pragma unroll
-  for (int i = 0; i < kGroupBlocks; ++i) {
-    float sum[32];
-    if (kTurns) ptx::named_barrier_sync(kTurnBarrier + thread / kGroupThreads, kConsumers);
-    multiply_values<kDim>(high, low, values + i * (kBlockBytes >> 4), p, sum);
-    if (kTurns && (i + 1 < kGroupBlocks || thread < kGroupThreads))
-      ptx::named_barrier_arrive(kTurnBarrier + (thread / kGroupThreads ^ 1), kConsumers);
+  for (int i = 0; i < 2 * kGroupBlocks; ++i) {
+    multiply_values(weights, values + i / 2 * (kBlockBytes >> 4) + i % 2 * (64 >> 4), sum);
     ptx::wgmma_wait_group<0>();
     fence_operands(sum);
-    ptx::mbarrier_arrive(&shared.empty[block + i]);
+    if (i % 2 == 1) ptx::mbarrier_arrive(&shared.empty[tile][block + i / 2]);
 #pragma unroll
-    for (int k = 0; k < 32; ++k) o[i][k] = fold(o[i][k], sum[k], factors[k / 2 % 2].keep, factors[k / 2 % 2].gain);
+    for (int k = 0; k < 16; ++k) {
+      float& value = o[i / 2][i % 2 * 16 + k];
+      value = fold(value, sum[k], factors[k / 2 % 2].keep, factors[k / 2 % 2].gain);
+    }
   }
-  fence_operands(p);
+  fence_operands(weights);
 }
 
 template <int kGroupBlocks>
@@ -233,52 +258,15 @@ __device__ __forceinline__ void clear(Output<kGroupBlocks>& o) {
   }
 }
 
-// Frees the blocks that are keys only, of other CTAs' columns; both warpgroups have read them.
+// Frees a tile's blocks that are keys only, of other CTAs' columns.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void free_others(SharedMemory<kDim>& shared, int column, int group) {
+__device__ __forceinline__ void free_others(SharedMemory<kDim>& shared, int column, int tile) {
   using S = Shape<kDim, kGroupBlocks>;
   if constexpr (S::kColumnBlocks < S::kBlocks) {
 #pragma unroll 1
     for (int block = 0; block < S::kBlocks; ++block) {
-      if (block / S::kColumnBlocks != column && block / (S::kBlocks / 2) == group) ptx::mbarrier_arrive(&shared.empty[block]);
+      if (block / S::kColumnBlocks != column) ptx::mbarrier_arrive(&shared.empty[tile][block]);
     }
-  }
-}
-
-// The piece before which the part ends that the CTA is summing up.
-template <int kDim>
-__device__ __forceinline__ int part_end(const SharedMemory<kDim>& shared, const Parities& parities) {
-  return min(shared.parts[ptx::computed_here(threadIdx.x) / 32].piece_end, shared.rows[parities.row()].work.piece_end);
-}
-
-// o and the row's sums += the pieces from `piece` to the end of the part.
-template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void sum_pieces(const Arguments& args, SharedMemory<kDim>& shared, int piece, Parities& parities,
-                                           PartSum (&row_sums)[2], Output<kGroupBlocks>& o) {
-#pragma unroll 1
-  for (; piece < part_end(shared, parities); ++piece) {
-    const int thread = ptx::computed_here(threadIdx.x), tile = thread / kGroupThreads;
-    const Work& work = shared.rows[parities.row()].work;
-    // The row after this one, in time for the producers, and where they are not waited for.
-    if (thread < 32 && piece == min(work.piece_begin + 1, work.piece_end - 1)) {
-      announce_row<kDim>(args, shared, work.unit + first_turn(args).step, parities.row() ^ 1);
-    }
-    float s[kTileKeys / 2];
-    multiply_keys<kDim>(shared, tile, parities.piece(), s);
-    find_maxima<kDim>(shared, thread, tile, args.logit_scale, s);
-    ptx::named_barrier_sync(kMaximaBarrier, kConsumers);
-    free_others<kDim, kGroupBlocks>(shared, work.column, tile);
-    weigh_keys<kDim>(shared, thread, tile, s);
-    ptx::fence_async_proxy();
-    ptx::named_barrier_sync(kProbabilityBarrier, kConsumers);
-    if (has_columns<kDim, kGroupBlocks>(thread)) {
-      const int column = shared.rows[parities.row()].work.column;
-      add_piece<kDim, kGroupBlocks>(shared, thread, first_block<kDim, kGroupBlocks>(column, thread), row_sums, o);
-    } else {  // it has read the tiles, too
-#pragma unroll
-      for (int block = 0; block < Shape<kDim, kGroupBlocks>::kBlocks; ++block) ptx::mbarrier_arrive(&shared.empty[block]);
-    }
-    parities.next_piece();
   }
 }
 
@@ -294,7 +282,7 @@ __device__ __forceinline__ int64_t first_part_index(const Arguments& args, const
 
 // The end of a part: into scratch memory, and the sums start anew.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void hand_over(const Arguments& args, const Work& work, const Part& part, int thread, PartSum (&row_sums)[2],
+__device__ __forceinline__ void hand_over(const Arguments& args, const Work& work, const Part& part, int thread, QuadSums& row_sums,
                                           Output<kGroupBlocks>& o) {
   constexpr int kVectors = Shape<kDim, kGroupBlocks>::kVectors;
   const int64_t index = first_part_index(args, work) + part.index;
@@ -307,9 +295,10 @@ __device__ __forceinline__ void hand_over(const Arguments& args, const Work& wor
   int2* sums = reinterpret_cast<int2*>(args.part_sums) + index * kConsumers * 2 + thread;
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
-    __stcg(sums + row * kConsumers, make_int2(row_sums[row].maximum, __float_as_int(row_sums[row].total)));
-    row_sums[row] = PartSum{};
+    const PartSum sum = row_sums.of(row);
+    __stcg(sums + row * kConsumers, make_int2(sum.maximum, __float_as_int(sum.total)));
   }
+  row_sums.set({});
   clear<kGroupBlocks>(o);
 }
 
@@ -318,29 +307,77 @@ __device__ __forceinline__ bool is_alone(const Arguments& args, const Work& work
   return work.num_keys == 0 || (args.split == 1 && work.counts.num_groups == 1);
 }
 
+// The calling warp's.
+template <int kDim>
+__device__ __forceinline__ ConsumerTurn& consumer_turn(SharedMemory<kDim>& shared) {
+  return shared.consumer_turns[ptx::computed_here(threadIdx.x) / 32];
+}
+
+// Changes it; `change` is called by one lane.
+template <int kDim, class Change>
+__device__ __forceinline__ void change_turn(SharedMemory<kDim>& shared, const Change& change) {
+  __syncwarp();
+  if (ptx::computed_here(threadIdx.x) % 32 == 0) change(consumer_turn(shared));
+  __syncwarp();
+}
+
+template <int kDim>
+__device__ __forceinline__ const RowState& row_of_consumer(SharedMemory<kDim>& shared) {
+  return shared.rows[consumer_turn(shared).parities.row()];
+}
+
 // The consumers' work on the CTA's pieces of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, Parities& parities, PartSum (&row_sums)[2],
-                                        Output<kGroupBlocks>& o) {
+__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, QuadSums& row_sums, Output<kGroupBlocks>& o) {
+  constexpr bool kAll = Shape<kDim, kGroupBlocks>::kGroups == 2;  // warpgroups have columns
   clear<kGroupBlocks>(o);
-  row_sums[0] = row_sums[1] = PartSum{};
-  int piece = shared.rows[parities.row()].work.piece_begin;
-  if (threadIdx.x % 32 == 0) {
-    Work work = shared.rows[parities.row()].work;
+  row_sums.set({});
+  change_turn(shared, [&](ConsumerTurn& turn) {
+    Work work = row_of_consumer(shared).work;
     shared.parts[threadIdx.x / 32] = find_pieces(args, first_turn(args).rank, work);
-  }
-  __syncwarp();
+    turn.piece = work.piece_begin;
+  });
 #pragma unroll 1
-  while (piece < shared.rows[parities.row()].work.piece_end) {
-    sum_pieces<kDim, kGroupBlocks>(args, shared, piece, parities, row_sums, o);
-    const Work& work = shared.rows[parities.row()].work;
-    if (is_alone(args, work)) break;
-    Part& part = shared.parts[ptx::computed_here(threadIdx.x) / 32];
-    piece = part_end(shared, parities);
-    hand_over<kDim, kGroupBlocks>(args, work, part, ptx::computed_here(threadIdx.x), row_sums, o);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) part = next_part(work, part);
-    __syncwarp();
+  while (consumer_turn(shared).piece < row_of_consumer(shared).work.piece_end) {
+    const int thread = ptx::computed_here(threadIdx.x);
+    // The row after this one, in time for the producers, and where they are not waited for.
+    if (thread < 32) {
+      const Work& work = row_of_consumer(shared).work;
+      if (consumer_turn(shared).piece == min(work.piece_begin + 1, work.piece_end - 1)) {
+        announce_row<kDim>(args, shared, work.unit + first_turn(args).step, consumer_turn(shared).parities.row() ^ 1);
+      }
+    }
+    TileWeights weights;
+    {
+      const int tile = thread / kGroupThreads;
+      float s[kTileKeys / 2];
+      multiply_keys<kDim>(shared, tile, consumer_turn(shared).parities.piece(), s);
+      weigh_keys<kDim>(shared, thread, tile, args.logit_scale, s, weights);
+      free_others<kDim, kGroupBlocks>(shared, row_of_consumer(shared).work.column, tile);
+    }
+    exchange_weights<kDim>(shared, thread, kAll, weights);
+    if (!kAll && thread >= kGroupThreads) {  // it has read tile 1, too
+#pragma unroll
+      for (int block = 0; block < Shape<kDim, kGroupBlocks>::kBlocks; ++block) ptx::mbarrier_arrive(&shared.empty[1][block]);
+    }
+#pragma unroll 1
+    for (int tile = 0; tile < kTiles && (kAll || ptx::computed_here(threadIdx.x) < kGroupThreads); ++tile) {
+      if (tile == 1) {
+        if (ptx::computed_here(threadIdx.x) < kGroupThreads) ptx::named_barrier_sync(kTileBarrier + 1, kConsumers);
+        load_weights<kDim>(shared, ptx::computed_here(threadIdx.x), 1, weights);
+      }
+      const int block = first_block<kDim, kGroupBlocks>(row_of_consumer(shared).work.column, ptx::computed_here(threadIdx.x));
+      add_tile<kDim, kGroupBlocks>(shared, tile, block, weights, row_sums, o);
+      const Work& work = row_of_consumer(shared).work;
+      Part& part = shared.parts[ptx::computed_here(threadIdx.x) / 32];
+      if (consumer_turn(shared).piece * kTiles + tile + 1 != part.tile_end || is_alone(args, work)) continue;
+      hand_over<kDim, kGroupBlocks>(args, work, part, ptx::computed_here(threadIdx.x), row_sums, o);
+      change_turn(shared, [&](ConsumerTurn&) { part = next_part(work, part); });
+    }
+    change_turn(shared, [](ConsumerTurn& turn) {
+      ++turn.piece;
+      turn.parities.next_piece();
+    });
   }
 }
 
@@ -442,7 +479,7 @@ __device__ __forceinline__ void emit_block(const AttentionParams& params, const 
 
 // The output of a row that one CTA has summed up in registers. `staging`: 2 KiB of shared memory of each warp.
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
-__device__ __forceinline__ void emit_row(const Arguments& args, const RowState& state, int thread, const PartSum (&row_sums)[2],
+__device__ __forceinline__ void emit_row(const Arguments& args, const RowState& state, int thread, const QuadSums& row_sums,
                                          const Output<kGroupBlocks>& o, uint8_t* staging) {
   constexpr int kVectors = kOutputVectors<kDim, kOutput>;  // of dims: two of O
   ptx::named_barrier_sync(kRowBarrier, kConsumers);        // nobody reads P any more
@@ -450,7 +487,7 @@ __device__ __forceinline__ void emit_row(const Arguments& args, const RowState& 
   const int column = state.work.column;
   const int first_dim = first_block<kDim, kGroupBlocks>(column, thread) * kBlockDims;
   HeadSums sums[2];
-  normalise_heads(args.params, state.work.heads, state, thread, thread < kGroupThreads && column == 0, row_sums, sums);
+  normalise_heads(args.params, state.work.heads, state, thread, thread < kGroupThreads && column == 0, {row_sums.of(0), row_sums.of(1)}, sums);
   if constexpr (kOutput == AttentionOutput::kBf16) {
 #pragma unroll
     for (int i = 0; i < kGroupBlocks; ++i) {
@@ -551,26 +588,27 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
   int unit = first_turn(args).unit;
   if (unit >= args.num_units) return;
   if (threadIdx.x < 32) announce_row<kDim>(args, shared, unit, 0);
-  Parities parities;
+  change_turn(shared, [](ConsumerTurn& turn) { turn.parities = Parities{}; });
 #pragma unroll 1
   while (unit < args.num_units) {
-    load_queries<kDim, kConsumers, 4>(args.params, heads_of(args, unit), shared.q, ptx::computed_here(threadIdx.x));
+    load_queries<kDim, 4>(args.params, heads_of(args, unit), shared.q, ptx::computed_here(threadIdx.x));
     ptx::fence_async_proxy();
     ptx::named_barrier_sync(kRowBarrier, kConsumers);  // and the row before is stored
     prefetch_row<kDim>(args, unit + first_turn(args).step, ptx::computed_here(threadIdx.x));
-    const Work& before = shared.rows[parities.row()].work;
-    if (!before.has_pieces()) {
-      if (threadIdx.x < 32) announce_row<kDim>(args, shared, before.unit + first_turn(args).step, parities.row() ^ 1);
+    if (!row_of_consumer(shared).work.has_pieces()) {
+      const Parities parities = consumer_turn(shared).parities;
+      if (threadIdx.x < 32) announce_row<kDim>(args, shared, shared.rows[parities.row()].work.unit + first_turn(args).step, parities.row() ^ 1);
       ptx::mbarrier_wait(&shared.idle_taken, parities.idle_row());
-      parities.next_idle_row();
+      change_turn(shared, [](ConsumerTurn& turn) { turn.parities.next_idle_row(); });
     }
-    if (before.position < 0) {
-      if (first_turn(args).rank == 0 && before.column == 0) write_padding(args.params, before.heads, threadIdx.x, kConsumers);
+    if (row_of_consumer(shared).work.position < 0) {
+      const Work& work = row_of_consumer(shared).work;
+      if (first_turn(args).rank == 0 && work.column == 0) write_padding(args.params, work.heads, threadIdx.x, kConsumers);
     } else {
-      PartSum row_sums[2];
+      QuadSums row_sums;
       Output<kGroupBlocks> o;
-      consume<kDim, kGroupBlocks>(args, shared, parities, row_sums, o);
-      const RowState& state = shared.rows[parities.row()];
+      consume<kDim, kGroupBlocks>(args, shared, row_sums, o);
+      const RowState& state = row_of_consumer(shared);
       const int thread = ptx::computed_here(threadIdx.x), rank = first_turn(args).rank;
       if (is_alone(args, state.work)) {
         if (rank == 0) emit_row<kDim, kGroupBlocks, kOutput>(args, state, thread, row_sums, o, shared.p[0][0]);
@@ -584,8 +622,8 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
         if (args.split == 1) ptx::named_barrier_sync(kRowBarrier, kConsumers);  // the parts may be overwritten
       }
     }
-    unit = shared.rows[parities.row()].work.unit + first_turn(args).step;
-    parities.next_row();
+    unit = row_of_consumer(shared).work.unit + first_turn(args).step;
+    change_turn(shared, [](ConsumerTurn& turn) { turn.parities.next_row(); });
   }
 }
 
@@ -606,9 +644,10 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   Memory& shared = *reinterpret_cast<Memory*>(memory);
   const int thread = threadIdx.x;
   if (thread == 0) {
-    for (int i = 0; i < kTiles * Memory::kFills; ++i) ptx::mbarrier_init(&shared.full[0][0] + i, kTileKeys);
+    for (int i = 0; i < kTiles * Memory::kFills; ++i) ptx::mbarrier_init(&shared.full[0][0] + i, kProducers);
     for (int block = 0; block < Memory::kBlocks; ++block) {
-      ptx::mbarrier_init(&shared.empty[block], Shape<kDim, kGroupBlocks>::kGroups == 1 ? kConsumers : kGroupThreads);
+      ptx::mbarrier_init(&shared.empty[0][block], kGroupThreads);
+      ptx::mbarrier_init(&shared.empty[1][block], Shape<kDim, kGroupBlocks>::kGroups == 1 ? kConsumers : kGroupThreads);
     }
     ptx::mbarrier_init(&shared.work_full, 1);
     ptx::mbarrier_init(&shared.idle_taken, kProducers);

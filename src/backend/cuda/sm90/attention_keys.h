@@ -9,7 +9,6 @@
 
 namespace dsv4::cuda {
 
-inline constexpr int kTiles = 2;  // of a piece: one per consumer warpgroup
 inline constexpr int kTerms = 2;  // of P
 inline constexpr int kSteps = kTileKeys / 16;
 inline constexpr int kGroupThreads = 128;
@@ -26,7 +25,6 @@ struct Shape {
   static constexpr int kGroups = kBlocks <= 2 ? 1 : 2;              // warpgroups that have columns of O
   static constexpr int kColumnBlocks = kGroups * kGroupBlocks;      // of a CTA
   static constexpr int kVectors = 8 * kGroupBlocks;                 // of four values, of a thread
-  static constexpr bool kTurns = kGroups == 2 && kGroupBlocks > 1;  // the warpgroups multiply in turns
 };
 
 // With which parity to wait for a row and for a piece.
@@ -48,6 +46,12 @@ struct ProducerTurn {
   Parities parities;
 };
 
+// The piece that a consumer warp is at; in shared memory, as it has no registers to spare.
+struct ConsumerTurn {
+  int piece;
+  Parities parities;
+};
+
 // O of a thread: of rows g and g + 8 of its warp's 16 heads, of blocks of 64 columns.
 template <int kGroupBlocks>
 using Output = float[kGroupBlocks][32];
@@ -66,44 +70,42 @@ struct SharedMemory {
   alignas(kSwizzleAtomBytes) uint8_t keys[kTiles][kBlocks][kBlockBytes];
   alignas(kSwizzleAtomBytes) uint8_t p[kTerms][kTiles][kBlockBytes];  // [64 heads, 64 keys]
   RowState rows[2];
-  int maxima[kTiles][kHeadTile];
-  float totals[kTiles][kHeadTile];
+  PartSum sums[kTiles][kHeadTile];                              // of a tile's keys
   alignas(16) float bias[kTiles][kTileKeys];                    // 0, or −∞ where there is no key
   Part parts[kWarps];                                           // of a consumer warp, which has no registers for it
-  ProducerTurn turns[kProducers / 32];                          // of a producer warp, the same
+  ConsumerTurn consumer_turns[kWarps];
+  ProducerTurn turns[kProducers / 32];
   static constexpr int kFills = kBlocks > 1 ? kBlocks / 2 : 1;  // of a tile: two blocks at once
   uint64_t full[kTiles][kFills];
-  uint64_t empty[kBlocks];  // of both tiles
-  uint64_t work_full;       // the work on a row is known
-  uint64_t idle_taken;      // the producers have seen a row without pieces
+  uint64_t empty[kTiles][kBlocks];
+  uint64_t work_full;   // the work on a row is known
+  uint64_t idle_taken;  // the producers have seen a row without pieces
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
-// What a producer warp, which has 32 keys of a tile, moves at once: a block of 64 coded dims of its keys, or the rotated dims of half of
-// them. A lane has 16 bytes of four keys, or 32 of two.
+// What a producer warp, which has 16 keys of each tile of a piece, moves one after the other: of a tile, then of the other, blocks of 64
+// coded dims and the rotated dims. A lane has 16 bytes of two keys of a block of codes, and 32 bytes of both of rotated dims.
 template <int kDim>
 struct Units {
   static constexpr int kBlocks = kDim / kBlockDims;
   static constexpr int kCoded = kBlocks - 1;
-  static constexpr int kUnits = kCoded + 2;
-  static constexpr int kWords = 4 * kUnits;  // of a lane
+  static constexpr int kTileWords = 2 * kCoded + 4;  // of a lane
+  static constexpr int kWords = kTiles * kTileWords;
 
-  static constexpr bool is_coded(int unit) { return unit < kCoded; }
-  static constexpr int half(int unit) { return unit - kCoded; }  // of the keys, of rotated dims
-  // Blocks of the one and of the other warpgroup's columns in turns, as they become free.
-  static constexpr int block_at(int i) { return kBlocks == 1 ? 0 : i % 2 * (kBlocks / 2) + i / 2; }
-  static constexpr int place(int unit) { return is_coded(unit) ? unit : kBlocks - 1; }  // of the block among all
-  static constexpr int block(int unit) { return block_at(place(unit)); }
-  static constexpr bool begins_block(int unit) { return unit <= kCoded; }
+  static constexpr bool is_coded(int word) { return word % kTileWords < 2 * kCoded; }
+  static constexpr int block(int word) { return is_coded(word) ? word % kTileWords / 2 : kBlocks - 1; }
+  // Of the quad's four.
+  static constexpr int key(int word) {
+    return word / kTileWords * 2 + (is_coded(word) ? word % kTileWords % 2 : (word % kTileWords - 2 * kCoded) / 2);
+  }
   // Two blocks are announced at once.
-  static constexpr bool ends_fill(int unit) { return is_coded(unit) ? unit % 2 == 1 : half(unit) == 1; }
-  static_assert(kBlocks == 1 || block_at(kBlocks - 1) == kBlocks - 1, "the rotated dims come last");
+  static constexpr bool ends_fill(int block) { return block % 2 == 1 || block == kBlocks - 1; }
 };
 
 // Registers of threads, in all three times 168, and how many words of a lane the producers read ahead.
 template <int kGroupBlocks, AttentionOutput kOutput>
 struct Registers {
-  static constexpr int kConsumer = kGroupBlocks == 4 || kOutput == AttentionOutput::kFp8 ? 208
+  static constexpr int kConsumer = kGroupBlocks == 4 ? 200 : kOutput == AttentionOutput::kFp8 ? 208
                                    : kOutput == AttentionOutput::kBf16                   ? 160
                                                                                          : 176;
   static constexpr int kProducer = 3 * 168 - 2 * kConsumer;
@@ -111,17 +113,17 @@ struct Registers {
 template <int kDim>
 inline constexpr int kWordsAhead = Units<kDim>::kWords / 4;
 
-// Of the four keys whose values a lane moves, those of its quad: where its bytes of them begin.
+// Of the two keys of a tile whose values a lane moves, those of its quad: where its bytes of them begin.
 struct QuadKeys {
-  const uint8_t* values[4];
+  const uint8_t* values[2];
 };
 
-__device__ __forceinline__ QuadKeys quad_keys(const uint8_t* values) {
+__device__ __forceinline__ QuadKeys quad_keys(const uint8_t* values, int tile) {
   QuadKeys keys;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    keys.values[i] =
-        reinterpret_cast<const uint8_t*>(__shfl_sync(0xffffffffu, reinterpret_cast<uint64_t>(values), i, 4)) + threadIdx.x % 4 * 16;
+  for (int i = 0; i < 2; ++i) {
+    keys.values[i] = reinterpret_cast<const uint8_t*>(__shfl_sync(0xffffffffu, reinterpret_cast<uint64_t>(values), tile * 2 + i, 4)) +
+                     ptx::computed_here(threadIdx.x) % 4 * 16;
   }
   return keys;
 }
@@ -138,14 +140,13 @@ __device__ __forceinline__ uint2 read_scales(const EntryPlace& place) {
   }
 }
 
-// Begins to read word `i` of a unit. Of the rotated dims, whose bytes of a lane are two words, the second is 16 bytes behind the first.
+// Begins to read a word. Of the rotated dims, whose bytes of a lane are two words, the second is 16 bytes behind the first.
 template <int kDim>
-__device__ __forceinline__ void load_word(int unit, int i, const QuadKeys& keys, uint4& word) {
+__device__ __forceinline__ void load_word(int index, const QuadKeys& keys, uint4& word) {
   using U = Units<kDim>;
-  const uint8_t* values = keys.values[U::is_coded(unit) ? i : 2 * U::half(unit) + i / 2];
-  if (!U::is_coded(unit)) values += ptx::computed_here(threadIdx.x) % 4 * 16;
-  word = __ldg(reinterpret_cast<const uint4*>(values + (U::is_coded(unit) ? U::block(unit) : U::kBlocks - 1) * kBlockDims +
-                                              (U::is_coded(unit) ? 0 : i % 2 * 16)));
+  const uint8_t* values = keys.values[U::key(index) % 2] + U::block(index) * kBlockDims;
+  if (!U::is_coded(index)) values += ptx::computed_here(threadIdx.x) % 4 * 16 + index % 2 * 16;
+  word = __ldg(reinterpret_cast<const uint4*>(values));
 }
 
 // The producers' read-ahead of kAhead words.
@@ -153,7 +154,8 @@ template <int kDim, int kAhead>
 struct Stream {
   static_assert(Units<kDim>::kWords % kAhead == 0);
   uint4 words[kAhead];
-  QuadKeys keys;    // of the piece that is being read
+  const uint8_t* values;  // of the lane's key of the piece that is being read
+  QuadKeys keys;          // of the tile
   uint2 scales;     // of the lane's key of that piece
   bool is_key;      // whether there is one
   int entry_ahead;  // of the piece after it
@@ -165,9 +167,9 @@ __device__ __forceinline__ int this_producer() {
   return ptx::computed_here(threadIdx.x) - kConsumers;
 }
 
-// The key of a piece that a producer looks for: those of a quad are eight apart.
+// The key of a piece that a producer looks for: a quad has two of either tile, eight apart.
 __device__ __forceinline__ int key_of_producer(int producer) {
-  return producer / 32 * 32 + producer % 4 * 8 + producer % 32 / 4;
+  return producer % 4 / 2 * kTileKeys + producer / 32 * 16 + producer % 2 * 8 + producer % 32 / 4;
 }
 
 __device__ __forceinline__ int key_of(int piece, int producer) {
@@ -210,83 +212,81 @@ __device__ __forceinline__ void find_piece_ahead(SharedMemory<kDim>& shared) {
   __syncwarp();
 }
 
-// The keys of a tile of the CTA's pieces into shared memory, `phase` after `phase`, from the row that `parities` say to one without pieces.
+// The keys of the CTA's pieces into shared memory, from the row that `parities` say to one without pieces: tile 0, then tile 1, block by
+// block.
 template <int kDim, int kAhead>
 __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory<kDim>& shared, Parities& parities,
                                              Stream<kDim, kAhead>& stream) {
   using U = Units<kDim>;
-  const int producer = threadIdx.x - kConsumers, row = producer / 32 % 2 * 32 + producer % 32 / 4;
-  uint8_t* const keys = shared.keys[0][0];
-  constexpr int kTileBytes = U::kBlocks * kBlockBytes, kPageUnit = U::kUnits / 2;
-  static_assert((U::kWords - kAhead) / 4 >= kPageUnit, "the page must be known when its entry is read");
-  const uint32_t first_chunk = ptx::shared_address(keys) + producer / kTileKeys * kTileBytes + swizzled_offset(row, 2 * (producer % 4));
-  ProducerTurn& turn = shared.turns[producer / 32];
-  if (producer % 32 == 0) turn = {shared.rows[parities.row()].work.piece_begin, 0, parities};
+  const int producer = threadIdx.x - kConsumers, row = producer / 32 * 16 + producer % 32 / 4;
+  constexpr int kTileBytes = U::kBlocks * kBlockBytes, kPageWord = U::kTileWords;
+  static_assert(U::kWords - kAhead >= kPageWord, "the page must be known when its entry is read");
+  const uint32_t first_chunk = ptx::shared_address(shared.keys[0][0]) + swizzled_offset(row, 2 * (producer % 4));
+  if (producer % 32 == 0) turn_of(shared) = {shared.rows[parities.row()].work.piece_begin, 0, parities};
   __syncwarp();
 #pragma unroll 1
-  while (turn.piece < shared.rows[turn.parities.row()].work.piece_end) {
-    uint2 scales[4];  // of the quad's keys
+  while (turn_of(shared).piece < shared.rows[turn_of(shared).parities.row()].work.piece_end) {
+    uint2 scales[2];  // of the quad's keys of a tile
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      scales[i].x = __shfl_sync(0xffffffffu, stream.scales.x, i, 4);
-      scales[i].y = __shfl_sync(0xffffffffu, stream.scales.y, i, 4);
-    }
-    const bool is_key = stream.is_key;
+    for (int index = 0; index < U::kWords; index += U::is_coded(index) ? 1 : 2) {
+      const int tile = index / U::kTileWords, block = U::block(index), key = U::key(index);
+      const bool begins_block = key % 2 == 0;
+      if (index % U::kTileWords == 0) {
 #pragma unroll
-    for (int unit = 0; unit < U::kUnits; ++unit) {
-      const int block = U::block(unit), tile = this_producer() / kTileKeys;
-      if (U::begins_block(unit)) ptx::mbarrier_wait(&shared.empty[block], turn_of(shared).parities.piece() ^ 1);
-      // Behind a block that the warpgroup of the tile has freed: block 0 is freed by the one, the second one by the other.
-      if (unit <= 1 && unit == tile) {
-        shared.bias[tile][key_of_producer(this_producer()) % kTileKeys] = is_key ? 0.0f : __int_as_float(0xff800000);
+        for (int i = 0; i < 2; ++i) {
+          scales[i].x = __shfl_sync(0xffffffffu, stream.scales.x, tile * 2 + i, 4);
+          scales[i].y = __shfl_sync(0xffffffffu, stream.scales.y, tile * 2 + i, 4);
+        }
       }
-      if (unit == 0) {
+      if (begins_block) ptx::mbarrier_wait(&shared.empty[tile][block], turn_of(shared).parities.piece() ^ 1);
+      if (index % U::kTileWords == 0) {  // a block is freed when the bias of its tile has been read
+        const int looked_for = key_of_producer(this_producer());
+        if (looked_for / kTileKeys == tile) shared.bias[tile][looked_for % kTileKeys] = stream.is_key ? 0.0f : __int_as_float(0xff800000);
+      }
+      if (index == 0) {
         find_piece_ahead(shared);
         const PieceAhead ahead = piece_ahead(shared);
         stream.entry_ahead = entry_of(args, ahead.work, ahead.piece, this_producer());
       }
-      if (unit == kPageUnit) {
+      if (index == kPageWord) {
         const PieceAhead ahead = piece_ahead(shared);
         stream.page_ahead = find_page(args, ahead.work, key_of(ahead.piece, this_producer()), stream.entry_ahead);
       }
+      uint4& word = stream.words[index % kAhead];
+      const uint32_t scale = f16_scale_pair(block < 4 ? scales[key % 2].x : scales[key % 2].y, block % 4);
+      const PermutedDims dims = U::is_coded(index) ? permuted_f16(word, scale) : permuted_f16(word, stream.words[(index + 1) % kAhead]);
+      const uint32_t offset = tile * kTileBytes + block * kBlockBytes + key % 2 * kSwizzleAtomBytes;
+      ptx::store_shared(first_chunk + offset, dims.chunks[0]);
+      ptx::store_shared((ptx::computed_here(static_cast<int>(first_chunk)) ^ 16) + offset, dims.chunks[1]);
 #pragma unroll
-      for (int i = 0; i < 4; i += U::is_coded(unit) ? 1 : 2) {
-        const int index = 4 * unit + i;
-        uint4& word = stream.words[index % kAhead];
-        const uint32_t scale = f16_scale_pair(block < 4 ? scales[i].x : scales[i].y, block % 4);
-        const PermutedDims dims = U::is_coded(unit) ? permuted_f16(word, scale) : permuted_f16(word, stream.words[(index + 1) % kAhead]);
-        const uint32_t offset = block * kBlockBytes + (U::is_coded(unit) ? i : 2 * U::half(unit) + i / 2) * kSwizzleAtomBytes;
-        ptx::store_shared(first_chunk + offset, dims.chunks[0]);
-        ptx::store_shared((ptx::computed_here(static_cast<int>(first_chunk)) ^ 16) + offset, dims.chunks[1]);
-#pragma unroll
-        for (int k = 0; k < (U::is_coded(unit) ? 1 : 2); ++k) {
-          const int next = index + k + kAhead;
-          if (next == U::kWords) {
-            const PieceAhead ahead = piece_ahead(shared);
-            const EntryPlace place_ahead =
-                locate<kDim>(args, ahead.work, key_of(ahead.piece, this_producer()), stream.entry_ahead, stream.page_ahead);
-            stream.keys = quad_keys(place_ahead.values);
-            stream.scales = read_scales<kDim>(place_ahead);
-            stream.is_key = stream.entry_ahead >= 0;
-          }
-          load_word<kDim>(next % U::kWords / 4, next % 4, stream.keys, stream.words[next % kAhead]);
+      for (int next = index + kAhead; next < index + kAhead + (U::is_coded(index) ? 1 : 2); ++next) {
+        if (next == U::kWords) {
+          const PieceAhead ahead = piece_ahead(shared);
+          const EntryPlace place_ahead =
+              locate<kDim>(args, ahead.work, key_of(ahead.piece, this_producer()), stream.entry_ahead, stream.page_ahead);
+          stream.values = place_ahead.values;
+          stream.scales = read_scales<kDim>(place_ahead);
+          stream.is_key = stream.entry_ahead >= 0;
         }
+        if (next % U::kTileWords == 0) stream.keys = quad_keys(stream.values, next / U::kTileWords % kTiles);
+        load_word<kDim>(next % U::kWords, stream.keys, stream.words[next % kAhead]);
       }
-      if (U::ends_fill(unit)) ptx::mbarrier_arrive(&shared.full[tile][U::place(unit) / 2]);
+      if (key % 2 == 1 && U::ends_fill(block)) ptx::mbarrier_arrive(&shared.full[tile][block / 2]);
     }
     __syncwarp();
-    if (producer % 32 == 0) {
+    if (this_producer() % 32 == 0) {
+      ProducerTurn& turn = turn_of(shared);
       if (turn.next < 0) turn.parities.next_row();
       turn.piece = turn.next < 0 ? ~turn.next : turn.next;
       turn.parities.next_piece();
     }
     __syncwarp();
   }
-  parities = turn.parities;
+  parities = turn_of(shared).parities;
 }
 
-// Q [64, kDim] of a unit into shared memory as f16 by kNum = 256 threads, kAtOnce blocks at a time; heads beyond the model's are zeros.
-template <int kDim, int kNum, int kAtOnce>
+// Q [64, kDim] of a unit into shared memory as f16 by the consumers, kAtOnce blocks at a time; heads beyond the model's are zeros.
+template <int kDim, int kAtOnce>
 __device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputHeads& heads, uint8_t (*shared_q)[kBlockBytes],
                                              int thread) {
   constexpr int kBlocks = kDim / kBlockDims, kStep = kAtOnce < kBlocks ? kAtOnce : kBlocks;
@@ -380,11 +380,12 @@ __device__ __forceinline__ void produce(const Arguments& args, SharedMemory<kDim
       stream.page_ahead = find_page(args, work, key, stream.entry_ahead);
       const EntryPlace place = locate<kDim>(args, work, key, stream.entry_ahead, stream.page_ahead);
       prefetch_entry<kDim>(place);
-      stream.keys = quad_keys(place.values);
+      stream.values = place.values;
+      stream.keys = quad_keys(place.values, 0);
       stream.scales = read_scales<kDim>(place);
       stream.is_key = stream.entry_ahead >= 0;
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) load_word<kDim>(i / 4, i % 4, stream.keys, stream.words[i]);
+      for (int i = 0; i < kAhead; ++i) load_word<kDim>(i, stream.keys, stream.words[i]);
       produce_keys<kDim, kAhead>(args, shared, parities, stream);
     } else {
       ptx::mbarrier_arrive(&shared.idle_taken);

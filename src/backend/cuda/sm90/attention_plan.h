@@ -8,8 +8,9 @@ namespace dsv4::cuda {
 
 inline constexpr int kHeadTile = 64;  // heads of a CTA
 inline constexpr int kTileKeys = 64;
-inline constexpr int kPieceKeys = 2 * kTileKeys;  // whose products are summed up from zero
-inline constexpr int kGroupPieces = 9;            // at most, of a group, whose pieces are added up from zero
+inline constexpr int kTiles = 2;  // of a piece; a tile's products are summed up from zero
+inline constexpr int kPieceKeys = kTiles * kTileKeys;
+inline constexpr int kGroupPieces = 9;  // at most, of a group, whose tiles are added up from zero
 
 // A row's groups have as many pieces as each other, or one more.
 constexpr int num_piece_groups(int num_pieces) {
@@ -17,7 +18,7 @@ constexpr int num_piece_groups(int num_pieces) {
 }
 
 // Parts that a row of `num_pieces` pieces hands over from CTA to CTA, when `split` CTAs share it: groups, or, where more CTAs than groups
-// are there and several share a group, the first CTA's share of it and the single pieces of the others.
+// are there and several share a group, the first CTA's share of it and the single tiles of the others.
 struct PartCounts {
   int16_t num_groups = 0;
   int16_t num_longer = 0;                                     // of the groups: the first ones, with one piece more
@@ -41,7 +42,7 @@ struct PartCounts {
 
 // Parts of a group of `num_pieces` that `num_ctas` share.
 constexpr int16_t count_group_parts(int num_pieces, int num_ctas) {
-  return static_cast<int16_t>(1 + num_pieces - (num_pieces + num_ctas - 1) / num_ctas);
+  return static_cast<int16_t>(1 + (num_pieces - (num_pieces + num_ctas - 1) / num_ctas) * kTiles);
 }
 
 constexpr PartCounts count_parts(int num_pieces, int split) {
@@ -119,7 +120,7 @@ inline double cost(const AttentionParams& params, int num_sms, int num_pieces, A
       const int pieces = (counts.pieces(group) + counts.ctas(group) - 1) / counts.ctas(group);
       if (pieces > run_pieces) run_pieces = pieces;
     }
-    run_parts = run_pieces;
+    run_parts = run_pieces * kTiles;
   }
   const int num_parts = num_groups * counts.group_parts();
   const double items = params.head_dim / 64.0 / plan.columns * 4 * 8;  // a warp's, of two vectors

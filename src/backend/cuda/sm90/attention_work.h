@@ -31,10 +31,10 @@ struct Arguments {
   Divisor entries_per_page;
 };
 
-// The part of a CTA's pieces that is being summed up, and the piece before which it ends.
+// The part of a CTA's pieces that is being summed up, and the tile of the row before which it ends.
 struct Part {
   int index;
-  int piece_end;
+  int tile_end;
 };
 
 // What a CTA works on; the same in all its threads.
@@ -70,7 +70,7 @@ __device__ __forceinline__ Part find_pieces(const Arguments& args, int rank, Wor
     const int group = args.splits.quotient(num_groups * rank + args.split - 1);
     work.piece_begin = group_begin(work, group);
     work.piece_end = group_begin(work, args.splits.quotient(num_groups * (rank + 1) + args.split - 1));
-    return {group, group_begin(work, group + 1)};
+    return {group, group_begin(work, group + 1) * kTiles};
   }
   const int num_larger = work.counts.num_larger, in_larger = num_larger * (group_ctas + 1);
   const int group = rank < in_larger ? rank / (group_ctas + 1) : num_larger + (rank - in_larger) / group_ctas;
@@ -80,13 +80,13 @@ __device__ __forceinline__ Part find_pieces(const Arguments& args, int rank, Wor
   work.piece_begin = begin + before;
   work.piece_end = begin + pieces_before(num_pieces, num_ctas, i + 1);
   const int first_part = group * work.counts.group_parts();
-  return i == 0 ? Part{first_part, work.piece_end}
-                : Part{first_part + 1 + before - pieces_before(num_pieces, num_ctas, 1), work.piece_begin + 1};
+  return i == 0 ? Part{first_part, work.piece_end * kTiles}
+                : Part{first_part + 1 + (before - pieces_before(num_pieces, num_ctas, 1)) * kTiles, work.piece_begin * kTiles + 1};
 }
 
 // The part after the one that has been handed over.
 __device__ __forceinline__ Part next_part(const Work& work, const Part& part) {
-  return {part.index + 1, work.counts.group_ctas == 0 ? group_begin(work, part.index + 2) : part.piece_end + 1};
+  return {part.index + 1, work.counts.group_ctas == 0 ? group_begin(work, part.index + 2) * kTiles : part.tile_end + 1};
 }
 
 // The row, heads, columns and pieces of CTA `rank` of a unit.
