@@ -74,7 +74,7 @@ __device__ __forceinline__ HeadSums normalise(const PartSum& sum, float sink) {
 // The heads of a row that a CTA works on.
 struct OutputHeads {
   int row;
-  int head_begin, num_heads;
+  int16_t head_begin, num_heads;
 };
 
 // Zeros for the heads.

@@ -20,6 +20,18 @@ __device__ __forceinline__ int computed_here(int value) {
   return value;
 }
 
+// threadIdx.x and blockIdx.x, read where it stands, too.
+__device__ __forceinline__ int thread_here() {
+  int value;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(value));
+  return value;
+}
+__device__ __forceinline__ int cta_here() {
+  int value;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(value));
+  return value;
+}
+
 // Barrier `id` (1 to 15) of `num_threads` threads of the CTA.
 __device__ __forceinline__ void named_barrier_sync(int id, int num_threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");

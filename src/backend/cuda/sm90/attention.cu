@@ -35,7 +35,7 @@ namespace dsv4::cuda {
 namespace {
 
 constexpr int kHeadroom = 15;  // P is relative to 2^(maximum − kHeadroom)
-constexpr int kRowBarrier = 1, kTileBarrier = 2;  // kTileBarrier + t: P of tile t is in shared memory
+constexpr int kRowBarrier = 1, kOrderBarrier = 2, kReadBarrier = 3, kTileBarrier = 4;  // kTileBarrier + t: P of tile t is in shared memory
 constexpr uint32_t kValueStep = 16 * kSwizzleRowBytes >> 4;  // descriptor units of 16 keys
 constexpr uint32_t kDepthStep = 32 >> 4;                     // of 16 dims of a K-major operand
 
@@ -52,7 +52,7 @@ class QuadSums {
     return {__shfl_sync(0xffffffffu, word_, 2 * row, 4), __int_as_float(__shfl_sync(0xffffffffu, word_, 2 * row + 1, 4))};
   }
   __device__ __forceinline__ void set(const PartSum (&sums)[2]) {
-    const int i = ptx::computed_here(threadIdx.x) % 4;
+    const int i = ptx::thread_here() % 4;
     const PartSum& sum = sums[0];
     const int first = i == 0 ? sum.maximum : __float_as_int(sum.total);
     const int second = i == 2 ? sums[1].maximum : __float_as_int(sums[1].total);
@@ -186,7 +186,7 @@ __device__ __forceinline__ void load_weights(const SharedMemory<kDim>& shared, i
 }
 
 // A tile's weights of the thread's warpgroup for the other one. Tile 0's, afterwards, for both. What is overwritten has been read: tile 0's
-// before the last barrier of tile 1, tile 1's before the tile's blocks were freed.
+// before the last barrier of tile 1, tile 1's before the last kReadBarrier.
 template <int kDim>
 __device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, bool has_columns, TileWeights& weights) {
   const int tile = thread / kGroupThreads;
@@ -201,6 +201,7 @@ __device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int
 // The first block of a warpgroup's columns.
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ int first_block(int column, int thread) {
+  if constexpr (Shape<kDim, kGroupBlocks>::kColumnBlocks >= Shape<kDim, kGroupBlocks>::kBlocks) column = 0;
   return (column * Shape<kDim, kGroupBlocks>::kGroups + thread / kGroupThreads) * kGroupBlocks;
 }
 
@@ -231,6 +232,10 @@ __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, i
 #pragma unroll
   for (int row = 0; row < 2; ++row) factors[row] = fold(sums[row], weights.sums[row]);
   row_sums.set(sums);
+  if (__any_sync(0xffffffffu, factors[0].keep != 1.0f || factors[1].keep != 1.0f)) {
+#pragma unroll
+    for (int i = 0; i < kGroupBlocks * 32; ++i) o[i / 32][i % 32] *= factors[i / 2 % 2].keep;
+  }
   const uint64_t values = uniform_descriptor(shared.keys[tile][block]);
   float sum[16];
   fence_operands(weights);
@@ -243,7 +248,7 @@ __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, i
 #pragma unroll
     for (int k = 0; k < 16; ++k) {
       float& value = o[i / 2][i % 2 * 16 + k];
-      value = fold(value, sum[k], factors[k / 2 % 2].keep, factors[k / 2 % 2].gain);
+      value = __fmaf_rn(sum[k], factors[k / 2 % 2].gain, value);
     }
   }
   fence_operands(weights);
@@ -310,14 +315,14 @@ __device__ __forceinline__ bool is_alone(const Arguments& args, const Work& work
 // The calling warp's.
 template <int kDim>
 __device__ __forceinline__ ConsumerTurn& consumer_turn(SharedMemory<kDim>& shared) {
-  return shared.consumer_turns[ptx::computed_here(threadIdx.x) / 32];
+  return shared.consumer_turns[ptx::thread_here() / 32];
 }
 
 // Changes it; `change` is called by one lane.
 template <int kDim, class Change>
 __device__ __forceinline__ void change_turn(SharedMemory<kDim>& shared, const Change& change) {
   __syncwarp();
-  if (ptx::computed_here(threadIdx.x) % 32 == 0) change(consumer_turn(shared));
+  if (ptx::thread_here() % 32 == 0) change(consumer_turn(shared));
   __syncwarp();
 }
 
@@ -333,25 +338,20 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
   clear<kGroupBlocks>(o);
   row_sums.set({});
   change_turn(shared, [&](ConsumerTurn& turn) {
-    Work work = row_of_consumer(shared).work;
-    shared.parts[threadIdx.x / 32] = find_pieces(args, first_turn(args).rank, work);
-    turn.piece = work.piece_begin;
+    const Work& work = row_of_consumer(shared).work;
+    turn.piece = static_cast<int16_t>(work.piece_begin);
+    turn.part = is_alone(args, work) ? Part{0, 0} : work.first_part;
   });
 #pragma unroll 1
   while (consumer_turn(shared).piece < row_of_consumer(shared).work.piece_end) {
-    const int thread = ptx::computed_here(threadIdx.x);
-    // The row after this one, in time for the producers, and where they are not waited for.
-    if (thread < 32) {
-      const Work& work = row_of_consumer(shared).work;
-      if (consumer_turn(shared).piece == min(work.piece_begin + 1, work.piece_end - 1)) {
-        announce_row<kDim>(args, shared, work.unit + first_turn(args).step, consumer_turn(shared).parities.row() ^ 1);
-      }
-    }
+    const int thread = ptx::thread_here();
     TileWeights weights;
     {
       const int tile = thread / kGroupThreads;
       float s[kTileKeys / 2];
+      if (tile == 1) ptx::named_barrier_sync(kOrderBarrier, kConsumers);
       multiply_keys<kDim>(shared, tile, consumer_turn(shared).parities.piece(), s);
+      if (tile == 0) ptx::named_barrier_arrive(kOrderBarrier, kConsumers);
       weigh_keys<kDim>(shared, thread, tile, args.logit_scale, s, weights);
       free_others<kDim, kGroupBlocks>(shared, row_of_consumer(shared).work.column, tile);
     }
@@ -361,23 +361,34 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       for (int block = 0; block < Shape<kDim, kGroupBlocks>::kBlocks; ++block) ptx::mbarrier_arrive(&shared.empty[1][block]);
     }
 #pragma unroll 1
-    for (int tile = 0; tile < kTiles && (kAll || ptx::computed_here(threadIdx.x) < kGroupThreads); ++tile) {
+    for (int tile = 0; tile < kTiles && (kAll || ptx::thread_here() < kGroupThreads); ++tile) {
       if (tile == 1) {
-        if (ptx::computed_here(threadIdx.x) < kGroupThreads) ptx::named_barrier_sync(kTileBarrier + 1, kConsumers);
-        load_weights<kDim>(shared, ptx::computed_here(threadIdx.x), 1, weights);
+        if (ptx::thread_here() < kGroupThreads) ptx::named_barrier_sync(kTileBarrier + 1, kConsumers);
+        load_weights<kDim>(shared, ptx::thread_here(), 1, weights);
+        if (ptx::thread_here() < kGroupThreads) ptx::named_barrier_arrive(kReadBarrier, kConsumers);
       }
-      const int block = first_block<kDim, kGroupBlocks>(row_of_consumer(shared).work.column, ptx::computed_here(threadIdx.x));
+      const ConsumerTurn& turn = consumer_turn(shared);
+      const bool ends_part = turn.piece * kTiles + tile + 1 == turn.part.tile_end;
+      if (tile == 1) {
+        change_turn(shared, [](ConsumerTurn& to_change) {
+          ++to_change.piece;
+          to_change.parities.next_piece();
+        });
+      }
+      const int block = first_block<kDim, kGroupBlocks>(row_of_consumer(shared).work.column, ptx::thread_here());
       add_tile<kDim, kGroupBlocks>(shared, tile, block, weights, row_sums, o);
+      if (!ends_part) continue;
       const Work& work = row_of_consumer(shared).work;
-      Part& part = shared.parts[ptx::computed_here(threadIdx.x) / 32];
-      if (consumer_turn(shared).piece * kTiles + tile + 1 != part.tile_end || is_alone(args, work)) continue;
-      hand_over<kDim, kGroupBlocks>(args, work, part, ptx::computed_here(threadIdx.x), row_sums, o);
-      change_turn(shared, [&](ConsumerTurn&) { part = next_part(work, part); });
+      hand_over<kDim, kGroupBlocks>(args, work, consumer_turn(shared).part, ptx::thread_here(), row_sums, o);
+      change_turn(shared, [&](ConsumerTurn& to_change) { to_change.part = next_part(work, to_change.part); });
     }
-    change_turn(shared, [](ConsumerTurn& turn) {
-      ++turn.piece;
-      turn.parities.next_piece();
-    });
+    if (!kAll && ptx::thread_here() >= kGroupThreads) {
+      change_turn(shared, [](ConsumerTurn& turn) {
+        ++turn.piece;
+        turn.parities.next_piece();
+      });
+    }
+    if (ptx::thread_here() >= kGroupThreads) ptx::named_barrier_sync(kReadBarrier, kConsumers);
   }
 }
 
@@ -477,12 +488,12 @@ __device__ __forceinline__ void emit_block(const AttentionParams& params, const 
   __syncwarp();
 }
 
-// The output of a row that one CTA has summed up in registers. `staging`: 2 KiB of shared memory of each warp.
+// The output of a row that one CTA has summed up in registers. `staging`: 2 KiB of shared memory of each warp; P of the warpgroup's tile
+// will do, which the other one has read.
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __device__ __forceinline__ void emit_row(const Arguments& args, const RowState& state, int thread, const QuadSums& row_sums,
                                          const Output<kGroupBlocks>& o, uint8_t* staging) {
   constexpr int kVectors = kOutputVectors<kDim, kOutput>;  // of dims: two of O
-  ptx::named_barrier_sync(kRowBarrier, kConsumers);        // nobody reads P any more
   if (!has_columns<kDim, kGroupBlocks>(thread)) return;
   const int column = state.work.column;
   const int first_dim = first_block<kDim, kGroupBlocks>(column, thread) * kBlockDims;
@@ -587,20 +598,15 @@ template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory<kDim>& shared) {
   int unit = first_turn(args).unit;
   if (unit >= args.num_units) return;
-  if (threadIdx.x < 32) announce_row<kDim>(args, shared, unit, 0);
   change_turn(shared, [](ConsumerTurn& turn) { turn.parities = Parities{}; });
 #pragma unroll 1
   while (unit < args.num_units) {
-    load_queries<kDim, 4>(args.params, heads_of(args, unit), shared.q, ptx::computed_here(threadIdx.x));
+    load_queries<kDim, 4>(args.params, heads_of(args, ptx::computed_here(unit)), shared.q, ptx::thread_here());
     ptx::fence_async_proxy();
     ptx::named_barrier_sync(kRowBarrier, kConsumers);  // and the row before is stored
-    prefetch_row<kDim>(args, unit + first_turn(args).step, ptx::computed_here(threadIdx.x));
-    if (!row_of_consumer(shared).work.has_pieces()) {
-      const Parities parities = consumer_turn(shared).parities;
-      if (threadIdx.x < 32) announce_row<kDim>(args, shared, shared.rows[parities.row()].work.unit + first_turn(args).step, parities.row() ^ 1);
-      ptx::mbarrier_wait(&shared.idle_taken, parities.idle_row());
-      change_turn(shared, [](ConsumerTurn& turn) { turn.parities.next_idle_row(); });
-    }
+    if (threadIdx.x == 0) ptx::mbarrier_arrive(&shared.row_begun);
+    prefetch_row<kDim>(args, ptx::computed_here(unit) + first_turn(args).step, ptx::thread_here());
+    ptx::mbarrier_wait(&shared.row_full, consumer_turn(shared).parities.row());
     if (row_of_consumer(shared).work.position < 0) {
       const Work& work = row_of_consumer(shared).work;
       if (first_turn(args).rank == 0 && work.column == 0) write_padding(args.params, work.heads, threadIdx.x, kConsumers);
@@ -609,7 +615,7 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
       Output<kGroupBlocks> o;
       consume<kDim, kGroupBlocks>(args, shared, row_sums, o);
       const RowState& state = row_of_consumer(shared);
-      const int thread = ptx::computed_here(threadIdx.x), rank = first_turn(args).rank;
+      const int thread = ptx::thread_here(), rank = first_turn(args).rank;
       if (is_alone(args, state.work)) {
         if (rank == 0) emit_row<kDim, kGroupBlocks, kOutput>(args, state, thread, row_sums, o, shared.p[0][0]);
       } else {
@@ -650,7 +656,8 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
       ptx::mbarrier_init(&shared.empty[1][block], Shape<kDim, kGroupBlocks>::kGroups == 1 ? kConsumers : kGroupThreads);
     }
     ptx::mbarrier_init(&shared.work_full, 1);
-    ptx::mbarrier_init(&shared.idle_taken, kProducers);
+    ptx::mbarrier_init(&shared.row_full, 1);
+    ptx::mbarrier_init(&shared.row_begun, 1);
     ptx::fence_barrier_init();
   }
   __syncthreads();

@@ -29,26 +29,25 @@ struct Shape {
 
 // With which parity to wait for a row and for a piece.
 struct Parities {
-  uint32_t bits = 0;
+  uint16_t bits = 0;
 
   __device__ __forceinline__ int row() const { return static_cast<int>(ptx::computed_here(static_cast<int>(bits)) & 1); }
   __device__ __forceinline__ uint32_t piece() const { return bits >> 1 & 1; }
   __device__ __forceinline__ void next_row() { bits ^= 1; }
   __device__ __forceinline__ void next_piece() { bits ^= 2; }
-  __device__ __forceinline__ uint32_t idle_row() const { return bits >> 2; }
-  __device__ __forceinline__ void next_idle_row() { bits ^= 4; }
 };
 
 // The piece that a producer warp is at, and the one after it: of the same row, or, as ~piece, of the next row.
 struct ProducerTurn {
-  int piece;
-  int next;
+  int16_t piece;
+  int16_t next;
   Parities parities;
 };
 
-// The piece that a consumer warp is at; in shared memory, as it has no registers to spare.
+// The piece that a consumer warp is at, and the part that it is summing up; in shared memory, as it has no registers to spare.
 struct ConsumerTurn {
-  int piece;
+  Part part;
+  int16_t piece;
   Parities parities;
 };
 
@@ -72,14 +71,14 @@ struct SharedMemory {
   RowState rows[2];
   PartSum sums[kTiles][kHeadTile];                              // of a tile's keys
   alignas(16) float bias[kTiles][kTileKeys];                    // 0, or −∞ where there is no key
-  Part parts[kWarps];                                           // of a consumer warp, which has no registers for it
   ConsumerTurn consumer_turns[kWarps];
   ProducerTurn turns[kProducers / 32];
   static constexpr int kFills = kBlocks > 1 ? kBlocks / 2 : 1;  // of a tile: two blocks at once
   uint64_t full[kTiles][kFills];
   uint64_t empty[kTiles][kBlocks];
-  uint64_t work_full;   // the work on a row is known
-  uint64_t idle_taken;  // the producers have seen a row without pieces
+  uint64_t work_full;  // the work on a row is known
+  uint64_t row_full;   // and the rest of its state
+  uint64_t row_begun;  // by the consumers, who are done with the row before
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
@@ -123,7 +122,7 @@ __device__ __forceinline__ QuadKeys quad_keys(const uint8_t* values, int tile) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     keys.values[i] = reinterpret_cast<const uint8_t*>(__shfl_sync(0xffffffffu, reinterpret_cast<uint64_t>(values), tile * 2 + i, 4)) +
-                     ptx::computed_here(threadIdx.x) % 4 * 16;
+                     static_cast<unsigned>(ptx::thread_here()) % 4 * 16;
   }
   return keys;
 }
@@ -145,7 +144,7 @@ template <int kDim>
 __device__ __forceinline__ void load_word(int index, const QuadKeys& keys, uint4& word) {
   using U = Units<kDim>;
   const uint8_t* values = keys.values[U::key(index) % 2] + U::block(index) * kBlockDims;
-  if (!U::is_coded(index)) values += ptx::computed_here(threadIdx.x) % 4 * 16 + index % 2 * 16;
+  if (!U::is_coded(index)) values += static_cast<unsigned>(ptx::thread_here()) % 4 * 16 + index % 2 * 16;
   word = __ldg(reinterpret_cast<const uint4*>(values));
 }
 
@@ -164,7 +163,7 @@ struct Stream {
 
 // The producer's number, found out where it is needed.
 __device__ __forceinline__ int this_producer() {
-  return ptx::computed_here(threadIdx.x) - kConsumers;
+  return ptx::thread_here() - kConsumers;
 }
 
 // The key of a piece that a producer looks for: a quad has two of either tile, eight apart.
@@ -183,6 +182,50 @@ __device__ __forceinline__ int entry_of(const Arguments& args, const Work& work,
 template <int kDim>
 __device__ __forceinline__ ProducerTurn& turn_of(SharedMemory<kDim>& shared) {
   return shared.turns[this_producer() / 32];
+}
+
+// A CTA's first unit and the distance to the next, and which of the unit's CTAs it is.
+struct Turn {
+  int unit, step, rank;
+};
+
+__device__ __forceinline__ Turn first_turn(const Arguments& args) {
+  const int cta = ptx::cta_here();
+  if (args.split == 1) return {cta, ptx::computed_here(static_cast<int>(gridDim.x)), 0};
+  const int unit = args.splits.quotient(cta);
+  return {unit, args.num_units, cta - unit * args.split};
+}
+
+// Finds the work on a unit and says so, for row `row`. The first producer warp calls it.
+template <int kDim>
+__device__ __forceinline__ void announce_row(const Arguments& args, SharedMemory<kDim>& shared, int unit, int row) {
+  const int lane = ptx::thread_here() % 32;
+  RowState& state = shared.rows[row];
+  Work work{};
+  work.unit = unit;
+  if (unit < args.num_units) work = find_work(args, unit, first_turn(args).rank);
+  if (lane == 0) {
+    state.work = work;
+    ptx::mbarrier_arrive(&shared.work_full);
+  }
+  if (unit < args.num_units) {
+    const AttentionParams& params = args.params;
+    static_assert(kRopeDim / 2 == 32 && kHeadTile == 64, "one pair and two heads per lane");
+    state.rotations[lane] = rope_rotation(work.position, params.freqs[lane]);
+#pragma unroll
+    for (int head = lane; head < kHeadTile; head += 32) {
+      if (head < work.heads.num_heads) state.sinks[head] = params.sink[work.heads.head_begin + head] * kLog2E;
+    }
+  }
+  __syncwarp();
+  if (lane == 0) ptx::mbarrier_arrive(&shared.row_full);
+}
+
+// The row after the one that the producers are at, when the consumers have begun that one.
+template <int kDim>
+__device__ __forceinline__ void announce_next_row(const Arguments& args, SharedMemory<kDim>& shared, int row) {
+  ptx::mbarrier_wait(&shared.row_begun, row);
+  announce_row<kDim>(args, shared, shared.rows[row].work.unit + first_turn(args).step, row ^ 1);
 }
 
 // The piece that is read ahead.
@@ -208,8 +251,18 @@ __device__ __forceinline__ void find_piece_ahead(SharedMemory<kDim>& shared) {
     ptx::mbarrier_wait(&shared.work_full, row ^ 1);
     next = ~shared.rows[row ^ 1].work.piece_begin;
   }
-  if (this_producer() % 32 == 0) turn.next = next;
+  if (this_producer() % 32 == 0) turn.next = static_cast<int16_t>(next);
   __syncwarp();
+}
+
+// The next row at a row's second piece, or its only one.
+template <int kDim>
+__device__ __forceinline__ void announce_in_time(const Arguments& args, SharedMemory<kDim>& shared) {
+  if (this_producer() >= 32) return;
+  const ProducerTurn& turn = turn_of(shared);
+  const int row = turn.parities.row();
+  const Work& work = shared.rows[row].work;
+  if (turn.piece == min(work.piece_begin + 1, work.piece_end - 1)) announce_next_row<kDim>(args, shared, row);
 }
 
 // The keys of the CTA's pieces into shared memory, from the row that `parities` say to one without pieces: tile 0, then tile 1, block by
@@ -222,7 +275,7 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
   constexpr int kTileBytes = U::kBlocks * kBlockBytes, kPageWord = U::kTileWords;
   static_assert(U::kWords - kAhead >= kPageWord, "the page must be known when its entry is read");
   const uint32_t first_chunk = ptx::shared_address(shared.keys[0][0]) + swizzled_offset(row, 2 * (producer % 4));
-  if (producer % 32 == 0) turn_of(shared) = {shared.rows[parities.row()].work.piece_begin, 0, parities};
+  if (producer % 32 == 0) turn_of(shared) = {static_cast<int16_t>(shared.rows[parities.row()].work.piece_begin), 0, parities};
   __syncwarp();
 #pragma unroll 1
   while (turn_of(shared).piece < shared.rows[turn_of(shared).parities.row()].work.piece_end) {
@@ -244,6 +297,7 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
         if (looked_for / kTileKeys == tile) shared.bias[tile][looked_for % kTileKeys] = stream.is_key ? 0.0f : __int_as_float(0xff800000);
       }
       if (index == 0) {
+        announce_in_time<kDim>(args, shared);
         find_piece_ahead(shared);
         const PieceAhead ahead = piece_ahead(shared);
         stream.entry_ahead = entry_of(args, ahead.work, ahead.piece, this_producer());
@@ -277,7 +331,7 @@ __device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory
     if (this_producer() % 32 == 0) {
       ProducerTurn& turn = turn_of(shared);
       if (turn.next < 0) turn.parities.next_row();
-      turn.piece = turn.next < 0 ? ~turn.next : turn.next;
+      turn.piece = static_cast<int16_t>(turn.next < 0 ? ~turn.next : turn.next);
       turn.parities.next_piece();
     }
     __syncwarp();
@@ -307,13 +361,6 @@ __device__ __forceinline__ void load_queries(const AttentionParams& params, cons
   }
 }
 
-// The heads of a unit.
-__device__ __forceinline__ OutputHeads heads_of(const Arguments& args, int unit) {
-  const int tile = args.columns.quotient(unit), row = args.head_tiles.quotient(tile);
-  const int begin = (tile - row * static_cast<int>(args.head_tiles.value)) * kHeadTile;
-  return {row, begin, min(args.params.num_heads - begin, kHeadTile)};
-}
-
 // Brings Q and the list of a unit into the L2.
 template <int kDim>
 __device__ __forceinline__ void prefetch_row(const Arguments& args, int unit, int thread) {
@@ -331,44 +378,11 @@ __device__ __forceinline__ void prefetch_row(const Arguments& args, int unit, in
   for (int i = thread * kLineBytes; i < params.num_selected * 4; i += kConsumers * kLineBytes) ptx::prefetch_l2(selected + i);
 }
 
-// A CTA's first unit and the distance to the next, and which of the unit's CTAs it is.
-struct Turn {
-  int unit, step, rank;
-};
-
-__device__ __forceinline__ Turn first_turn(const Arguments& args) {
-  const int cta = ptx::computed_here(static_cast<int>(blockIdx.x));
-  if (args.split == 1) return {cta, ptx::computed_here(static_cast<int>(gridDim.x)), 0};
-  const int unit = args.splits.quotient(cta);
-  return {unit, args.num_units, cta - unit * args.split};
-}
-
-// Finds the work on a unit and says so, for row `row`. One warp calls it.
-template <int kDim>
-__device__ __forceinline__ void announce_row(const Arguments& args, SharedMemory<kDim>& shared, int unit, int row) {
-  const int lane = ptx::computed_here(threadIdx.x) % 32;
-  RowState& state = shared.rows[row];
-  Work work{};
-  work.unit = unit;
-  if (unit < args.num_units) work = find_work(args, unit, first_turn(args).rank);
-  if (lane == 0) {
-    state.work = work;
-    ptx::mbarrier_arrive(&shared.work_full);
-  }
-  if (unit >= args.num_units) return;
-  const AttentionParams& params = args.params;
-  static_assert(kRopeDim / 2 == 32 && kHeadTile == 64, "one pair and two heads per lane");
-  state.rotations[lane] = rope_rotation(work.position, params.freqs[lane]);
-#pragma unroll
-  for (int head = lane; head < kHeadTile; head += 32) {
-    if (head < work.heads.num_heads) state.sinks[head] = params.sink[work.heads.head_begin + head] * kLog2E;
-  }
-}
-
 template <int kDim, int kAhead>
 __device__ __forceinline__ void produce(const Arguments& args, SharedMemory<kDim>& shared) {
   if (first_turn(args).unit >= args.num_units) return;
   Parities parities;
+  if (this_producer() < 32) announce_row<kDim>(args, shared, first_turn(args).unit, 0);
   ptx::mbarrier_wait(&shared.work_full, 0);
 #pragma unroll 1
   while (shared.rows[parities.row()].work.unit < args.num_units) {
@@ -388,7 +402,7 @@ __device__ __forceinline__ void produce(const Arguments& args, SharedMemory<kDim
       for (int i = 0; i < kAhead; ++i) load_word<kDim>(i, stream.keys, stream.words[i]);
       produce_keys<kDim, kAhead>(args, shared, parities, stream);
     } else {
-      ptx::mbarrier_arrive(&shared.idle_taken);
+      if (this_producer() < 32) announce_next_row<kDim>(args, shared, parities.row());
       parities.next_row();
       ptx::mbarrier_wait(&shared.work_full, parities.row());
     }

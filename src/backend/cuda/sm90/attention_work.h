@@ -48,6 +48,7 @@ struct Work {
   int num_window, num_keys;    // of the row
   PartCounts counts;           // of the row
   int piece_begin, piece_end;  // of this CTA
+  Part first_part;             // of this CTA
 
   __device__ __forceinline__ bool has_pieces() const { return piece_begin < piece_end; }
 };
@@ -62,15 +63,17 @@ __device__ __forceinline__ int pieces_before(int num_pieces, int num_ctas, int i
 }
 
 // The pieces of CTA `rank` of the unit's, and its first part.
-__device__ __forceinline__ Part find_pieces(const Arguments& args, int rank, Work& work) {
+__device__ __forceinline__ void find_pieces(const Arguments& args, int rank, Work& work) {
   const int num_groups = work.counts.num_groups, group_ctas = work.counts.group_ctas;
   work.piece_begin = work.piece_end = 0;
-  if (num_groups == 0) return {0, 0};
+  work.first_part = {0, 0};
+  if (num_groups == 0) return;
   if (group_ctas == 0) {
     const int group = args.splits.quotient(num_groups * rank + args.split - 1);
     work.piece_begin = group_begin(work, group);
     work.piece_end = group_begin(work, args.splits.quotient(num_groups * (rank + 1) + args.split - 1));
-    return {group, group_begin(work, group + 1) * kTiles};
+    work.first_part = {group, group_begin(work, group + 1) * kTiles};
+    return;
   }
   const int num_larger = work.counts.num_larger, in_larger = num_larger * (group_ctas + 1);
   const int group = rank < in_larger ? rank / (group_ctas + 1) : num_larger + (rank - in_larger) / group_ctas;
@@ -80,13 +83,20 @@ __device__ __forceinline__ Part find_pieces(const Arguments& args, int rank, Wor
   work.piece_begin = begin + before;
   work.piece_end = begin + pieces_before(num_pieces, num_ctas, i + 1);
   const int first_part = group * work.counts.group_parts();
-  return i == 0 ? Part{first_part, work.piece_end * kTiles}
-                : Part{first_part + 1 + (before - pieces_before(num_pieces, num_ctas, 1)) * kTiles, work.piece_begin * kTiles + 1};
+  work.first_part = i == 0 ? Part{first_part, work.piece_end * kTiles}
+                           : Part{first_part + 1 + (before - pieces_before(num_pieces, num_ctas, 1)) * kTiles, work.piece_begin * kTiles + 1};
 }
 
 // The part after the one that has been handed over.
 __device__ __forceinline__ Part next_part(const Work& work, const Part& part) {
   return {part.index + 1, work.counts.group_ctas == 0 ? group_begin(work, part.index + 2) * kTiles : part.tile_end + 1};
+}
+
+// The heads of a unit.
+__device__ __forceinline__ OutputHeads heads_of(const Arguments& args, int unit) {
+  const int tile = args.columns.quotient(unit), row = args.head_tiles.quotient(tile);
+  const int begin = (tile - row * static_cast<int>(args.head_tiles.value)) * kHeadTile;
+  return {row, static_cast<int16_t>(begin), static_cast<int16_t>(min(args.params.num_heads - begin, kHeadTile))};
 }
 
 // The row, heads, columns and pieces of CTA `rank` of a unit.
@@ -96,7 +106,7 @@ __device__ __forceinline__ Work find_work(const Arguments& args, int unit, int r
   work.unit = unit;
   const int tile = args.columns.quotient(unit);
   work.column = unit - tile * static_cast<int>(args.columns.value);
-  work.heads.row = args.head_tiles.quotient(tile);
+  work.heads = heads_of(args, unit);
   work.position = ptx::load_here(params.batch.positions + work.heads.row);
   work.seq_idx = ptx::load_here(params.batch.seq_idx + work.heads.row);
   int most_window = params.window, most_entries = 1 << 30;
@@ -104,8 +114,6 @@ __device__ __forceinline__ Work find_work(const Arguments& args, int unit, int r
     most_window = max(0, ptx::load_here(params.key_counts + 2 * static_cast<int64_t>(work.heads.row)));
     most_entries = max(0, ptx::load_here(params.key_counts + 2 * static_cast<int64_t>(work.heads.row) + 1));
   }
-  work.heads.head_begin = (tile - work.heads.row * static_cast<int>(args.head_tiles.value)) * kHeadTile;
-  work.heads.num_heads = min(params.num_heads - work.heads.head_begin, kHeadTile);
   const int num_positions = max(work.position, -1) + 1;
   int num_entries = 0;
   if (params.entries.data != nullptr) {
