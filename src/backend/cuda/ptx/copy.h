@@ -38,6 +38,16 @@ __device__ __forceinline__ void async_load_arrive(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
+// Ends a group of the calling thread's async_load_16, and waits until at most kPending of its groups are unfinished; what they brought is
+// then visible to it.
+__device__ __forceinline__ void async_load_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void async_load_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 // An ordinary load that the compiler leaves where it stands: loads that do not wait for each other's values are then under way together.
 __device__ __forceinline__ int32_t load_here(const int32_t* global) {
   int32_t value;
@@ -49,6 +59,15 @@ __device__ __forceinline__ int32_t load_here(const int32_t* global) {
 __device__ __forceinline__ void store_shared(uint32_t shared, const uint4& values) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(values.x), "r"(values.y), "r"(values.z), "r"(values.w)
                : "memory");
+}
+
+__device__ __forceinline__ uint4 load_shared(uint32_t shared) {
+  uint4 values;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(values.x), "=r"(values.y), "=r"(values.z), "=r"(values.w)
+               : "r"(shared)
+               : "memory");
+  return values;
 }
 
 // Brings the line of an address into the L2. PTX ISA, "prefetch".

@@ -84,12 +84,11 @@ __device__ __forceinline__ uint64_t uniform_descriptor(const uint8_t* operand) {
 // would wait for the loads that they have under way.
 template <int kDim>
 __device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
-  using U = Units<kDim>;
-  constexpr int kAtOnce = U::kBlocks > 1 ? 2 : 1;
+  constexpr int kBlocks = kDim / kBlockDims, kAtOnce = kBlocks > 1 ? 2 : 1;
   const uint64_t q = uniform_descriptor(shared.q[0]), k = uniform_descriptor(shared.keys[tile][0]);
   fence_operands(s);
 #pragma unroll
-  for (int begin = 0; begin < U::kBlocks; begin += kAtOnce) {
+  for (int begin = 0; begin < kBlocks; begin += kAtOnce) {
     ptx::mbarrier_wait(&shared.full[tile][begin / 2], phase);
     ptx::fence_async_proxy();
     ptx::wgmma_fence();
@@ -211,19 +210,18 @@ __device__ __forceinline__ bool has_columns(int thread) {
   return Shape<kDim, kGroupBlocks>::kGroups == 2 || thread < kGroupThreads;
 }
 
-// sum [64 heads, 32 columns] ← P·V of a tile, not waited for. `values`: descriptor of the columns.
-__device__ __forceinline__ void multiply_values(const TileWeights& weights, uint64_t values, float (&sum)[16]) {
+// sum [64 heads, 64 columns] ← P·V of a tile, not waited for. `values`: descriptor of the columns.
+__device__ __forceinline__ void multiply_values(const TileWeights& weights, uint64_t values, float (&sum)[32]) {
   fence_operands(sum);
   ptx::wgmma_fence();
 #pragma unroll
   for (int i = 0; i < kTerms * kSteps; ++i) {  // the smaller term first: sums are truncated
-    ptx::wgmma_f16_rs<32, true>(sum, weights.p[1 - i / kSteps][i % kSteps], values + i % kSteps * kValueStep, i > 0);
+    ptx::wgmma_f16_rs<kBlockDims, true>(sum, weights.p[1 - i / kSteps][i % kSteps], values + i % kSteps * kValueStep, i > 0);
   }
   ptx::wgmma_commit_group();
 }
 
-// o += P·V of a tile for the warpgroup's columns, whose blocks are then free, and the row's sums += the tile's. The products of 32 columns
-// are under way while those of the 32 before are added.
+// o += P·V of a tile for the warpgroup's columns, whose blocks are then free, and the row's sums += the tile's: fold().
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, int block, TileWeights& weights, QuadSums& row_sums,
                                          Output<kGroupBlocks>& o) {
@@ -237,19 +235,16 @@ __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, i
     for (int i = 0; i < kGroupBlocks * 32; ++i) o[i / 32][i % 32] *= factors[i / 2 % 2].keep;
   }
   const uint64_t values = uniform_descriptor(shared.keys[tile][block]);
-  float sum[16];
+  float sum[32];
   fence_operands(weights);
 #pragma unroll
-  for (int i = 0; i < 2 * kGroupBlocks; ++i) {
-    multiply_values(weights, values + i / 2 * (kBlockBytes >> 4) + i % 2 * (64 >> 4), sum);
+  for (int i = 0; i < kGroupBlocks; ++i) {
+    multiply_values(weights, values + i * (kBlockBytes >> 4), sum);
     ptx::wgmma_wait_group<0>();
     fence_operands(sum);
-    if (i % 2 == 1) ptx::mbarrier_arrive(&shared.empty[tile][block + i / 2]);
+    ptx::mbarrier_arrive(&shared.empty[tile][block + i]);
 #pragma unroll
-    for (int k = 0; k < 16; ++k) {
-      float& value = o[i / 2][i % 2 * 16 + k];
-      value = __fmaf_rn(sum[k], factors[k / 2 % 2].gain, value);
-    }
+    for (int k = 0; k < 32; ++k) o[i][k] = __fmaf_rn(sum[k], factors[k / 2 % 2].gain, o[i][k]);
   }
   fence_operands(weights);
 }
@@ -633,41 +628,30 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
   }
 }
 
-// From the 168 that every thread begins with.
-template <int kRegisters>
-__device__ __forceinline__ void set_registers() {
-  if constexpr (kRegisters > 168) {
-    ptx::increase_registers<kRegisters>();
-  } else {
-    ptx::decrease_registers<kRegisters>();
-  }
-}
-
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Arguments args) {
   extern __shared__ __align__(kSwizzleAtomBytes) uint8_t memory[];
   using Memory = SharedMemory<kDim>;
   Memory& shared = *reinterpret_cast<Memory*>(memory);
   const int thread = threadIdx.x;
-  if (thread == 0) {
-    for (int i = 0; i < kTiles * Memory::kFills; ++i) ptx::mbarrier_init(&shared.full[0][0] + i, kProducers);
-    for (int block = 0; block < Memory::kBlocks; ++block) {
-      ptx::mbarrier_init(&shared.empty[0][block], kGroupThreads);
-      ptx::mbarrier_init(&shared.empty[1][block], Shape<kDim, kGroupBlocks>::kGroups == 1 ? kConsumers : kGroupThreads);
-    }
-    ptx::mbarrier_init(&shared.work_full, 1);
-    ptx::mbarrier_init(&shared.row_full, 1);
-    ptx::mbarrier_init(&shared.row_begun, 1);
-    ptx::fence_barrier_init();
+  constexpr int kFull = kTiles * Memory::kFills, kEmpty = kTiles * Memory::kBlocks;
+  if (thread < kFull) {
+    ptx::mbarrier_init(&shared.full[0][0] + thread, kProducers);
+  } else if (thread < kFull + kEmpty) {
+    const bool both_read = Shape<kDim, kGroupBlocks>::kGroups == 1 && thread >= kFull + Memory::kBlocks;
+    ptx::mbarrier_init(&shared.empty[0][0] + thread - kFull, both_read ? kConsumers : kGroupThreads);
+  } else if (thread < kFull + kEmpty + 3) {
+    ptx::mbarrier_init(&shared.work_full + thread - kFull - kEmpty, 1);  // and row_full, row_begun
   }
+  ptx::fence_barrier_init();
   __syncthreads();
   ptx::grid_dependency_wait();
   ptx::grid_launch_dependents();
   if (thread >= kConsumers) {
-    set_registers<Registers<kGroupBlocks, kOutput>::kProducer>();
-    produce<kDim, kWordsAhead<kDim>>(args, shared);
+    ptx::decrease_registers<kProducerRegisters>();
+    produce<kDim>(args, shared);
   } else {
-    set_registers<Registers<kGroupBlocks, kOutput>::kConsumer>();
+    ptx::increase_registers<kConsumerRegisters>();
     consume_rows<kDim, kGroupBlocks, kOutput>(args, shared);
   }
 }

@@ -37,13 +37,6 @@ struct Parities {
   __device__ __forceinline__ void next_piece() { bits ^= 2; }
 };
 
-// The piece that a producer warp is at, and the one after it: of the same row, or, as ~piece, of the next row.
-struct ProducerTurn {
-  int16_t piece;
-  int16_t next;
-  Parities parities;
-};
-
 // The piece that a consumer warp is at, and the part that it is summing up; in shared memory, as it has no registers to spare.
 struct ConsumerTurn {
   Part part;
@@ -72,7 +65,6 @@ struct SharedMemory {
   PartSum sums[kTiles][kHeadTile];                              // of a tile's keys
   alignas(16) float bias[kTiles][kTileKeys];                    // 0, or −∞ where there is no key
   ConsumerTurn consumer_turns[kWarps];
-  ProducerTurn turns[kProducers / 32];
   static constexpr int kFills = kBlocks > 1 ? kBlocks / 2 : 1;  // of a tile: two blocks at once
   uint64_t full[kTiles][kFills];
   uint64_t empty[kTiles][kBlocks];
@@ -82,35 +74,9 @@ struct SharedMemory {
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
-// What a producer warp, which has 16 keys of each tile of a piece, moves one after the other: of a tile, then of the other, blocks of 64
-// coded dims and the rotated dims. A lane has 16 bytes of two keys of a block of codes, and 32 bytes of both of rotated dims.
-template <int kDim>
-struct Units {
-  static constexpr int kBlocks = kDim / kBlockDims;
-  static constexpr int kCoded = kBlocks - 1;
-  static constexpr int kTileWords = 2 * kCoded + 4;  // of a lane
-  static constexpr int kWords = kTiles * kTileWords;
-
-  static constexpr bool is_coded(int word) { return word % kTileWords < 2 * kCoded; }
-  static constexpr int block(int word) { return is_coded(word) ? word % kTileWords / 2 : kBlocks - 1; }
-  // Of the quad's four.
-  static constexpr int key(int word) {
-    return word / kTileWords * 2 + (is_coded(word) ? word % kTileWords % 2 : (word % kTileWords - 2 * kCoded) / 2);
-  }
-  // Two blocks are announced at once.
-  static constexpr bool ends_fill(int block) { return block % 2 == 1 || block == kBlocks - 1; }
-};
-
-// Registers of threads, in all three times 168, and how many words of a lane the producers read ahead.
-template <int kGroupBlocks, AttentionOutput kOutput>
-struct Registers {
-  static constexpr int kConsumer = kGroupBlocks == 4 ? 200 : kOutput == AttentionOutput::kFp8 ? 208
-                                   : kOutput == AttentionOutput::kBf16                   ? 160
-                                                                                         : 176;
-  static constexpr int kProducer = 3 * 168 - 2 * kConsumer;
-};
-template <int kDim>
-inline constexpr int kWordsAhead = Units<kDim>::kWords / 4;
+// Registers of threads, in all three times 168.
+inline constexpr int kConsumerRegisters = 216;
+inline constexpr int kProducerRegisters = 3 * 168 - 2 * kConsumerRegisters;
 
 // Of the two keys of a tile whose values a lane moves, those of its quad: where its bytes of them begin.
 struct QuadKeys {
@@ -139,49 +105,18 @@ __device__ __forceinline__ uint2 read_scales(const EntryPlace& place) {
   }
 }
 
-// Begins to read a word. Of the rotated dims, whose bytes of a lane are two words, the second is 16 bytes behind the first.
-template <int kDim>
-__device__ __forceinline__ void load_word(int index, const QuadKeys& keys, uint4& word) {
-  using U = Units<kDim>;
-  const uint8_t* values = keys.values[U::key(index) % 2] + U::block(index) * kBlockDims;
-  if (!U::is_coded(index)) values += static_cast<unsigned>(ptx::thread_here()) % 4 * 16 + index % 2 * 16;
-  word = __ldg(reinterpret_cast<const uint4*>(values));
-}
-
-// The producers' read-ahead of kAhead words.
-template <int kDim, int kAhead>
-struct Stream {
-  static_assert(Units<kDim>::kWords % kAhead == 0);
-  uint4 words[kAhead];
-  const uint8_t* values;  // of the lane's key of the piece that is being read
-  QuadKeys keys;          // of the tile
-  uint2 scales;     // of the lane's key of that piece
-  bool is_key;      // whether there is one
-  int entry_ahead;  // of the piece after it
-  int page_ahead;
-};
-
 // The producer's number, found out where it is needed.
 __device__ __forceinline__ int this_producer() {
   return ptx::thread_here() - kConsumers;
 }
 
 // The key of a piece that a producer looks for: a quad has two of either tile, eight apart.
-__device__ __forceinline__ int key_of_producer(int producer) {
-  return producer % 4 / 2 * kTileKeys + producer / 32 * 16 + producer % 2 * 8 + producer % 32 / 4;
+__device__ __forceinline__ int key_of_producer(unsigned producer) {
+  return static_cast<int>(producer % 4 / 2 * kTileKeys + producer / 32 * 16 + producer % 2 * 8 + producer % 32 / 4);
 }
 
 __device__ __forceinline__ int key_of(int piece, int producer) {
   return piece * kPieceKeys + key_of_producer(producer);
-}
-
-__device__ __forceinline__ int entry_of(const Arguments& args, const Work& work, int piece, int producer) {
-  return piece < work.piece_end ? find_entry(args, work, key_of(piece, producer)) : -1;
-}
-
-template <int kDim>
-__device__ __forceinline__ ProducerTurn& turn_of(SharedMemory<kDim>& shared) {
-  return shared.turns[this_producer() / 32];
 }
 
 // A CTA's first unit and the distance to the next, and which of the unit's CTAs it is.
@@ -196,148 +131,242 @@ __device__ __forceinline__ Turn first_turn(const Arguments& args) {
   return {unit, args.num_units, cta - unit * args.split};
 }
 
-// Finds the work on a unit and says so, for row `row`. The first producer warp calls it.
+// The first producer warp finds out about the row that is announced next, the consumers being done with what it overwrites: first the work
+// on a unit, which the producers wait for, then the rest.
 template <int kDim>
-__device__ __forceinline__ void announce_row(const Arguments& args, SharedMemory<kDim>& shared, int unit, int row) {
-  const int lane = ptx::thread_here() % 32;
-  RowState& state = shared.rows[row];
+__device__ __forceinline__ void announce_work(const Arguments& args, SharedMemory<kDim>& shared, int unit, int row) {
   Work work{};
   work.unit = unit;
   if (unit < args.num_units) work = find_work(args, unit, first_turn(args).rank);
-  if (lane == 0) {
-    state.work = work;
-    ptx::mbarrier_arrive(&shared.work_full);
-  }
-  if (unit < args.num_units) {
+  if (this_producer() != 0) return;
+  shared.rows[row].work = work;
+  ptx::mbarrier_arrive(&shared.work_full);
+}
+
+template <int kDim>
+__device__ __forceinline__ void announce_rest(const Arguments& args, SharedMemory<kDim>& shared, int row) {
+  static_assert(kRopeDim / 2 == 32 && kHeadTile == 64, "one pair and two heads per lane");
+  __syncwarp();
+  RowState& state = shared.rows[row];
+  if (state.work.unit < args.num_units) {
+    const int lane = this_producer();
     const AttentionParams& params = args.params;
-    static_assert(kRopeDim / 2 == 32 && kHeadTile == 64, "one pair and two heads per lane");
-    state.rotations[lane] = rope_rotation(work.position, params.freqs[lane]);
+    state.rotations[lane] = rope_rotation(state.work.position, params.freqs[lane]);
 #pragma unroll
-    for (int head = lane; head < kHeadTile; head += 32) {
-      if (head < work.heads.num_heads) state.sinks[head] = params.sink[work.heads.head_begin + head] * kLog2E;
+    for (int i = 0; i < kHeadTile / 32; ++i) {
+      const int head = lane + 32 * i;
+      if (head < state.work.heads.num_heads) state.sinks[head] = params.sink[state.work.heads.head_begin + head] * kLog2E;
     }
   }
   __syncwarp();
-  if (lane == 0) ptx::mbarrier_arrive(&shared.row_full);
+  if (this_producer() == 0) ptx::mbarrier_arrive(&shared.row_full);
 }
 
-// The row after the one that the producers are at, when the consumers have begun that one.
-template <int kDim>
-__device__ __forceinline__ void announce_next_row(const Arguments& args, SharedMemory<kDim>& shared, int row) {
-  ptx::mbarrier_wait(&shared.row_begun, row);
-  announce_row<kDim>(args, shared, shared.rows[row].work.unit + first_turn(args).step, row ^ 1);
-}
-
-// The piece that is read ahead.
-struct PieceAhead {
-  const Work& work;
-  int piece;
+// The key of a piece that a lane looks for.
+struct LaneKey {
+  const uint8_t* values;
+  uint2 scales;
+  bool is_key;
 };
 
 template <int kDim>
-__device__ __forceinline__ PieceAhead piece_ahead(SharedMemory<kDim>& shared) {
-  const ProducerTurn& turn = turn_of(shared);
-  const int next = turn.next, row = turn.parities.row();
-  return {shared.rows[next < 0 ? row ^ 1 : row].work, next < 0 ? ~next : next};
+__device__ __forceinline__ LaneKey begin_key(const Arguments& args, const Work& work, int piece, int entry, int page_idx) {
+  const EntryPlace place = locate<kDim>(args, work, key_of(piece, this_producer()), entry, page_idx);
+  return {place.values, read_scales<kDim>(place), entry >= 0};
 }
 
-// Finds out which piece that is. Behind the last one of a row it is the first one of the next row, unless that has none.
-template <int kDim>
-__device__ __forceinline__ void find_piece_ahead(SharedMemory<kDim>& shared) {
-  ProducerTurn& turn = turn_of(shared);
-  const int row = turn.parities.row();
-  int next = turn.piece + 1;
-  if (next == shared.rows[row].work.piece_end) {
-    ptx::mbarrier_wait(&shared.work_full, row ^ 1);
-    next = ~shared.rows[row ^ 1].work.piece_begin;
+// Waits until the oldest of `num` groups of a lane's loads, at most four, is complete.
+__device__ __forceinline__ void wait_for_oldest(unsigned num) {
+  if (num == 4) {
+    ptx::async_load_wait<3>();
+  } else if (num == 3) {
+    ptx::async_load_wait<2>();
+  } else if (num == 2) {
+    ptx::async_load_wait<1>();
+  } else {
+    ptx::async_load_wait<0>();
   }
-  if (this_producer() % 32 == 0) turn.next = static_cast<int16_t>(next);
-  __syncwarp();
 }
 
-// The next row at a row's second piece, or its only one.
+// A producer warp's way through the CTA's pieces: tile 0 of a piece, then tile 1, two blocks at once (a fill). Of a tile a warp has 16 keys;
+// a lane has 16 coded dims of two of them in every block, or 16 rotated dims. Blocks' bytes are asked for as soon as the blocks are free,
+// and come to where their values will be: a lane's 16 codes to the first of its two chunks. They become values when no block is free, oldest
+// first. Nothing is waited for while blocks are to be filled, as the consumers may be waiting for these.
 template <int kDim>
-__device__ __forceinline__ void announce_in_time(const Arguments& args, SharedMemory<kDim>& shared) {
-  if (this_producer() >= 32) return;
-  const ProducerTurn& turn = turn_of(shared);
-  const int row = turn.parities.row();
-  const Work& work = shared.rows[row].work;
-  if (turn.piece == min(work.piece_begin + 1, work.piece_end - 1)) announce_next_row<kDim>(args, shared, row);
-}
+class Production {
+ public:
+  __device__ __forceinline__ Production(const Arguments& args, SharedMemory<kDim>& shared, Parities parities, const LaneKey& key)
+      : args_(args),
+        shared_(shared),
+        key_(key),
+        producer_(this_producer()),
+        piece_(shared.rows[parities.row()].work.piece_begin),
+        parities_(parities) {
+    const unsigned lane = producer_ % 32, row = producer_ / 32 * 16 + lane / 4;
+    first_chunk_ = ptx::shared_address(shared.keys[0][0]) + swizzled_offset(row, 2 * (lane % 4));
+  }
 
-// The keys of the CTA's pieces into shared memory, from the row that `parities` say to one without pieces: tile 0, then tile 1, block by
-// block.
-template <int kDim, int kAhead>
-__device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory<kDim>& shared, Parities& parities,
-                                             Stream<kDim, kAhead>& stream) {
-  using U = Units<kDim>;
-  const int producer = threadIdx.x - kConsumers, row = producer / 32 * 16 + producer % 32 / 4;
-  constexpr int kTileBytes = U::kBlocks * kBlockBytes, kPageWord = U::kTileWords;
-  static_assert(U::kWords - kAhead >= kPageWord, "the page must be known when its entry is read");
-  const uint32_t first_chunk = ptx::shared_address(shared.keys[0][0]) + swizzled_offset(row, 2 * (producer % 4));
-  if (producer % 32 == 0) turn_of(shared) = {static_cast<int16_t>(shared.rows[parities.row()].work.piece_begin), 0, parities};
-  __syncwarp();
+  // To a row without pieces, which is returned.
+  __device__ __forceinline__ Parities run() {
 #pragma unroll 1
-  while (turn_of(shared).piece < shared.rows[turn_of(shared).parities.row()].work.piece_end) {
-    uint2 scales[2];  // of the quad's keys of a tile
-#pragma unroll
-    for (int index = 0; index < U::kWords; index += U::is_coded(index) ? 1 : 2) {
-      const int tile = index / U::kTileWords, block = U::block(index), key = U::key(index);
-      const bool begins_block = key % 2 == 0;
-      if (index % U::kTileWords == 0) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          scales[i].x = __shfl_sync(0xffffffffu, stream.scales.x, tile * 2 + i, 4);
-          scales[i].y = __shfl_sync(0xffffffffu, stream.scales.y, tile * 2 + i, 4);
-        }
+    while (true) {
+      if (can_load()) {
+        load();
+      } else if (num_loaded_ != num_filled_) {
+        fill();
+      } else if (!has_piece_) {
+        return parities_;
       }
-      if (begins_block) ptx::mbarrier_wait(&shared.empty[tile][block], turn_of(shared).parities.piece() ^ 1);
-      if (index % U::kTileWords == 0) {  // a block is freed when the bias of its tile has been read
-        const int looked_for = key_of_producer(this_producer());
-        if (looked_for / kTileKeys == tile) shared.bias[tile][looked_for % kTileKeys] = stream.is_key ? 0.0f : __int_as_float(0xff800000);
-      }
-      if (index == 0) {
-        announce_in_time<kDim>(args, shared);
-        find_piece_ahead(shared);
-        const PieceAhead ahead = piece_ahead(shared);
-        stream.entry_ahead = entry_of(args, ahead.work, ahead.piece, this_producer());
-      }
-      if (index == kPageWord) {
-        const PieceAhead ahead = piece_ahead(shared);
-        stream.page_ahead = find_page(args, ahead.work, key_of(ahead.piece, this_producer()), stream.entry_ahead);
-      }
-      uint4& word = stream.words[index % kAhead];
-      const uint32_t scale = f16_scale_pair(block < 4 ? scales[key % 2].x : scales[key % 2].y, block % 4);
-      const PermutedDims dims = U::is_coded(index) ? permuted_f16(word, scale) : permuted_f16(word, stream.words[(index + 1) % kAhead]);
-      const uint32_t offset = tile * kTileBytes + block * kBlockBytes + key % 2 * kSwizzleAtomBytes;
-      ptx::store_shared(first_chunk + offset, dims.chunks[0]);
-      ptx::store_shared((ptx::computed_here(static_cast<int>(first_chunk)) ^ 16) + offset, dims.chunks[1]);
-#pragma unroll
-      for (int next = index + kAhead; next < index + kAhead + (U::is_coded(index) ? 1 : 2); ++next) {
-        if (next == U::kWords) {
-          const PieceAhead ahead = piece_ahead(shared);
-          const EntryPlace place_ahead =
-              locate<kDim>(args, ahead.work, key_of(ahead.piece, this_producer()), stream.entry_ahead, stream.page_ahead);
-          stream.values = place_ahead.values;
-          stream.scales = read_scales<kDim>(place_ahead);
-          stream.is_key = stream.entry_ahead >= 0;
-        }
-        if (next % U::kTileWords == 0) stream.keys = quad_keys(stream.values, next / U::kTileWords % kTiles);
-        load_word<kDim>(next % U::kWords, stream.keys, stream.words[next % kAhead]);
-      }
-      if (key % 2 == 1 && U::ends_fill(block)) ptx::mbarrier_arrive(&shared.full[tile][block / 2]);
     }
-    __syncwarp();
-    if (this_producer() % 32 == 0) {
-      ProducerTurn& turn = turn_of(shared);
-      if (turn.next < 0) turn.parities.next_row();
-      turn.piece = static_cast<int16_t>(turn.next < 0 ? ~turn.next : turn.next);
-      turn.parities.next_piece();
-    }
-    __syncwarp();
   }
-  parities = turn_of(shared).parities;
-}
+
+ private:
+  static constexpr unsigned kBlocks = kDim / kBlockDims, kFillBlocks = kBlocks > 1 ? 2 : 1;
+  static constexpr unsigned kTileFills = kBlocks / kFillBlocks, kPieceFills = kTiles * kTileFills;
+  static constexpr unsigned kAhead = kTileFills < 4 ? kTileFills : 4;  // fills whose loads are under way, at most
+
+  // What is known about the piece behind, or the one that it is.
+  struct PieceAhead {
+    const Work& work;
+    int piece;
+  };
+
+  __device__ __forceinline__ uint32_t place_of(unsigned in_piece) const { return first_chunk_ + in_piece * (kFillBlocks * kBlockBytes); }
+
+  __device__ __forceinline__ const Work& work() const { return shared_.rows[parities_.row()].work; }
+
+  __device__ __forceinline__ PieceAhead piece_ahead() const {
+    if (piece_ + 1 < work().piece_end) return {work(), piece_ + 1};
+    const Work& next = shared_.rows[parities_.row() ^ 1].work;
+    return {next, next.piece_begin};
+  }
+
+  // Of a barrier's phase; the same for all lanes.
+  static __device__ __forceinline__ bool is_complete(uint64_t* barrier, uint32_t parity) {
+    return __all_sync(0xffffffffu, ptx::mbarrier_test(barrier, parity));
+  }
+
+  // Whether the next blocks are free. The piece behind is found out about in the middle of a piece.
+  __device__ __forceinline__ bool can_load() {
+    if (!has_piece_ || num_loaded_ - num_filled_ == kAhead) return false;
+    const unsigned in_piece = num_loaded_ % kPieceFills;
+    if (in_piece == kTileFills && !knows_next_ && !find_next()) return false;
+    uint64_t* empty = &shared_.empty[0][0] + in_piece * kFillBlocks;
+    const uint32_t parity = parities_.piece() ^ 1;
+    bool is_free = ptx::mbarrier_test(empty, parity);
+    if constexpr (kFillBlocks == 2) is_free = ptx::mbarrier_test(empty + 1, parity) && is_free;
+    return __all_sync(0xffffffffu, is_free);
+  }
+
+  // The next row is announced at a row's second piece, or its only one.
+  __device__ __forceinline__ bool find_next() {
+    const int row = parities_.row();
+    if (producer_ < 32 && !has_announced_ && piece_ == min(work().piece_begin + 1, work().piece_end - 1)) {
+      if (!is_complete(&shared_.row_begun, row)) return false;
+      announce_work<kDim>(args_, shared_, work().unit + first_turn(args_).step, row ^ 1);
+      announce_rest<kDim>(args_, shared_, row ^ 1);
+      has_announced_ = true;
+    }
+    if (piece_ + 1 == work().piece_end && !is_complete(&shared_.work_full, row ^ 1)) return false;
+    knows_next_ = true;
+    const PieceAhead next = piece_ahead();
+    entry_ = next.piece < next.work.piece_end ? find_entry(args_, next.work, key_of(next.piece, producer_)) : -1;
+    return true;
+  }
+
+  __device__ __forceinline__ void load() {
+    const unsigned in_piece = num_loaded_ % kPieceFills, in_tile = in_piece % kTileFills;
+    if (in_tile == 0) {
+      const int tile = in_piece / kTileFills, looked_for = key_of_producer(producer_);
+      // A block is freed when the bias of its tile has been read.
+      if (looked_for / kTileKeys == tile) shared_.bias[tile][looked_for % kTileKeys] = key_.is_key ? 0.0f : __int_as_float(0xff800000);
+      keys_ = quad_keys(key_.values, tile);
+    }
+    const uint32_t place = place_of(in_piece);
+#pragma unroll
+    for (unsigned b = 0; b < kFillBlocks; ++b) {
+      const bool is_coded = b + 1 < kFillBlocks || in_tile + 1 < kTileFills;
+#pragma unroll
+      for (unsigned i = 0; i < 2; ++i) {
+        const uint8_t* values = keys_.values[i] + (in_tile * kFillBlocks + b) * kBlockDims;
+        const uint32_t offset = b * kBlockBytes + i * kSwizzleAtomBytes;
+        if (is_coded) {
+          ptx::async_load_16(place + offset, values, true);
+        } else {
+          values += static_cast<unsigned>(producer_) % 4 * 16;
+          ptx::async_load_16(place + offset, values, true);
+          ptx::async_load_16((place ^ 16) + offset, values + 16, true);
+        }
+      }
+    }
+    ptx::async_load_commit();
+    ++num_loaded_;
+    if (in_piece == kTileFills + kTileFills / 2) {
+      const PieceAhead next = piece_ahead();
+      page_ = find_page(args_, next.work, key_of(next.piece, producer_), entry_);
+    }
+    if (in_piece == kPieceFills - 1) end_piece();
+  }
+
+  // Of loads.
+  __device__ __forceinline__ void end_piece() {
+    const PieceAhead next = piece_ahead();
+    const bool is_next_row = piece_ + 1 == work().piece_end;
+    has_piece_ = next.work.has_pieces();
+    scales_ = key_.scales;
+    if (has_piece_) key_ = begin_key<kDim>(args_, next.work, next.piece, entry_, page_);
+    piece_ = next.piece;
+    if (is_next_row) {
+      parities_.next_row();
+      has_announced_ = false;
+    }
+    parities_.next_piece();
+    knows_next_ = false;
+  }
+
+  // The values of the oldest blocks that are loaded.
+  __device__ __forceinline__ void fill() {
+    wait_for_oldest(num_loaded_ - num_filled_);
+    const unsigned in_piece = num_filled_ % kPieceFills, in_tile = in_piece % kTileFills, tile = in_piece / kTileFills;
+    const uint32_t first = place_of(in_piece), second = first ^ 16;
+    uint4 words[kFillBlocks][2];
+#pragma unroll
+    for (unsigned k = 0; k < 2 * kFillBlocks; ++k) words[k / 2][k % 2] = ptx::load_shared(first + k / 2 * kBlockBytes + k % 2 * kSwizzleAtomBytes);
+    // The loads may be in the next piece.
+    const uint2 of_lane = num_loaded_ / kPieceFills != num_filled_ / kPieceFills ? scales_ : key_.scales;
+    const uint32_t codes = in_tile * kFillBlocks < 4 ? of_lane.x : of_lane.y;
+    uint32_t of_keys[2];  // codes of the fill's blocks
+#pragma unroll
+    for (int i = 0; i < 2; ++i) of_keys[i] = __shfl_sync(0xffffffffu, codes, tile * 2 + i, 4) >> in_tile * kFillBlocks % 4 * 8;
+#pragma unroll
+    for (unsigned b = 0; b < kFillBlocks; ++b) {
+      const bool is_coded = b + 1 < kFillBlocks || in_tile + 1 < kTileFills;
+#pragma unroll
+      for (unsigned i = 0; i < 2; ++i) {
+        const uint32_t offset = b * kBlockBytes + i * kSwizzleAtomBytes;
+        const PermutedDims dims = is_coded ? permuted_f16(words[b][i], f16_scale_pair(of_keys[i], b))
+                                           : permuted_f16(words[b][i], ptx::load_shared(second + offset));
+        ptx::store_shared(first + offset, dims.chunks[0]);
+        ptx::store_shared(second + offset, dims.chunks[1]);
+      }
+    }
+    ptx::mbarrier_arrive(&shared_.full[tile][in_tile]);
+    ++num_filled_;
+  }
+
+  const Arguments& args_;
+  SharedMemory<kDim>& shared_;
+  LaneKey key_;    // of the piece that is loaded
+  uint2 scales_{};  // of the piece before
+  QuadKeys keys_{};
+  uint32_t first_chunk_;
+  int producer_;
+  int piece_;  // that is loaded
+  Parities parities_;
+  unsigned num_loaded_ = 0, num_filled_ = 0;  // fills
+  int entry_ = -1, page_ = 0;                 // of the piece behind
+  bool has_piece_ = true, knows_next_ = false, has_announced_ = false;
+};
 
 // Q [64, kDim] of a unit into shared memory as f16 by the consumers, kAtOnce blocks at a time; heads beyond the model's are zeros.
 template <int kDim, int kAtOnce>
@@ -378,31 +407,32 @@ __device__ __forceinline__ void prefetch_row(const Arguments& args, int unit, in
   for (int i = thread * kLineBytes; i < params.num_selected * 4; i += kConsumers * kLineBytes) ptx::prefetch_l2(selected + i);
 }
 
-template <int kDim, int kAhead>
+template <int kDim>
 __device__ __forceinline__ void produce(const Arguments& args, SharedMemory<kDim>& shared) {
   if (first_turn(args).unit >= args.num_units) return;
   Parities parities;
-  if (this_producer() < 32) announce_row<kDim>(args, shared, first_turn(args).unit, 0);
+  const bool announces = this_producer() < 32;
+  bool is_first = true;
+  if (announces) announce_work<kDim>(args, shared, first_turn(args).unit, 0);
   ptx::mbarrier_wait(&shared.work_full, 0);
 #pragma unroll 1
   while (shared.rows[parities.row()].work.unit < args.num_units) {
     const Work& work = shared.rows[parities.row()].work;
+    LaneKey key{};
     if (work.has_pieces()) {
-      const int producer = this_producer(), key = key_of(work.piece_begin, producer);
-      Stream<kDim, kAhead> stream;
-      stream.entry_ahead = entry_of(args, work, work.piece_begin, producer);
-      stream.page_ahead = find_page(args, work, key, stream.entry_ahead);
-      const EntryPlace place = locate<kDim>(args, work, key, stream.entry_ahead, stream.page_ahead);
-      prefetch_entry<kDim>(place);
-      stream.values = place.values;
-      stream.keys = quad_keys(place.values, 0);
-      stream.scales = read_scales<kDim>(place);
-      stream.is_key = stream.entry_ahead >= 0;
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) load_word<kDim>(i, stream.keys, stream.words[i]);
-      produce_keys<kDim, kAhead>(args, shared, parities, stream);
+      const int index = key_of(work.piece_begin, this_producer()), entry = find_entry(args, work, index);
+      key = begin_key<kDim>(args, work, work.piece_begin, entry, find_page(args, work, index, entry));
+    }
+    if (is_first && announces) announce_rest<kDim>(args, shared, 0);
+    is_first = false;
+    if (work.has_pieces()) {
+      parities = Production<kDim>(args, shared, parities, key).run();
     } else {
-      if (this_producer() < 32) announce_next_row<kDim>(args, shared, parities.row());
+      if (announces) {
+        ptx::mbarrier_wait(&shared.row_begun, parities.row());
+        announce_work<kDim>(args, shared, work.unit + first_turn(args).step, parities.row() ^ 1);
+        announce_rest<kDim>(args, shared, parities.row() ^ 1);
+      }
       parities.next_row();
       ptx::mbarrier_wait(&shared.work_full, parities.row());
     }
