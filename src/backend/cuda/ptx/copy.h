@@ -75,11 +75,6 @@ __device__ __forceinline__ void prefetch_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
-// Brings `bytes` contiguous bytes (a multiple of 16, at a 16-byte aligned address) into the L2. PTX ISA, "cp.async.bulk.prefetch".
-__device__ __forceinline__ void bulk_prefetch_l2(const void* global, uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-}
-
 // Orders ordinary shared-memory accesses before later ones of the async proxy (wgmma operands, bulk copies), and the other way round.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -519,7 +519,7 @@ template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __device__ __forceinline__ void emit_shares(const Arguments& args, const RowState& state, int thread, int rank) {
   using S = Shape<kDim, kGroupBlocks>;
   constexpr int kVectors = 2 * kOutputVectors<kDim, kOutput>;
-  constexpr int kAtOnce = kVectors <= 2 ? 5 : kVectors <= 4 ? 4 : 1;
+  constexpr int kAtOnce = kVectors <= 2 ? 10 : kVectors <= 4 ? 4 : 1;
   constexpr int kPartVectors = S::kVectors * kConsumers;
   constexpr int kSources = 4 * S::kGroups;
   const Work& work = state.work;
@@ -598,10 +598,11 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
   while (unit < args.num_units) {
     load_queries<kDim, 4>(args.params, heads_of(args, ptx::computed_here(unit)), shared.q, ptx::thread_here());
     ptx::fence_async_proxy();
+    ptx::mbarrier_wait(&shared.work_full, consumer_turn(shared).parities.row());
     ptx::named_barrier_sync(kRowBarrier, kConsumers);  // and the row before is stored
     if (threadIdx.x == 0) ptx::mbarrier_arrive(&shared.row_begun);
     prefetch_row<kDim>(args, ptx::computed_here(unit) + first_turn(args).step, ptx::thread_here());
-    ptx::mbarrier_wait(&shared.row_full, consumer_turn(shared).parities.row());
+    if (!row_of_consumer(shared).work.has_pieces()) ptx::mbarrier_wait(&shared.row_begun, consumer_turn(shared).parities.row());
     if (row_of_consumer(shared).work.position < 0) {
       const Work& work = row_of_consumer(shared).work;
       if (first_turn(args).rank == 0 && work.column == 0) write_padding(args.params, work.heads, threadIdx.x, kConsumers);
@@ -640,8 +641,9 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   } else if (thread < kFull + kEmpty) {
     const bool both_read = Shape<kDim, kGroupBlocks>::kGroups == 1 && thread >= kFull + Memory::kBlocks;
     ptx::mbarrier_init(&shared.empty[0][0] + thread - kFull, both_read ? kConsumers : kGroupThreads);
-  } else if (thread < kFull + kEmpty + 3) {
-    ptx::mbarrier_init(&shared.work_full + thread - kFull - kEmpty, 1);  // and row_full, row_begun
+  } else if (thread == kFull + kEmpty) {
+    ptx::mbarrier_init(&shared.work_full, 1);
+    ptx::mbarrier_init(&shared.row_begun, 1 + kProducers);
   }
   ptx::fence_barrier_init();
   __syncthreads();

@@ -69,8 +69,7 @@ struct SharedMemory {
   uint64_t full[kTiles][kFills];
   uint64_t empty[kTiles][kBlocks];
   uint64_t work_full;  // the work on a row is known
-  uint64_t row_full;   // and the rest of its state
-  uint64_t row_begun;  // by the consumers, who are done with the row before
+  uint64_t row_begun;  // by all, who are done with the row before
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
@@ -131,8 +130,9 @@ __device__ __forceinline__ Turn first_turn(const Arguments& args) {
   return {unit, args.num_units, cta - unit * args.split};
 }
 
-// The first producer warp finds out about the row that is announced next, the consumers being done with what it overwrites: first the work
-// on a unit, which the producers wait for, then the rest.
+// The first producer warp finds out about the row that is announced next, all being done with what it overwrites: first the work on a
+// unit, which the others wait for; then the rest, which the consumers see behind the row's last blocks, or, where it has none, behind
+// row_begun.
 template <int kDim>
 __device__ __forceinline__ void announce_work(const Arguments& args, SharedMemory<kDim>& shared, int unit, int row) {
   Work work{};
@@ -158,215 +158,7 @@ __device__ __forceinline__ void announce_rest(const Arguments& args, SharedMemor
       if (head < state.work.heads.num_heads) state.sinks[head] = params.sink[state.work.heads.head_begin + head] * kLog2E;
     }
   }
-  __syncwarp();
-  if (this_producer() == 0) ptx::mbarrier_arrive(&shared.row_full);
 }
-
-// The key of a piece that a lane looks for.
-struct LaneKey {
-  const uint8_t* values;
-  uint2 scales;
-  bool is_key;
-};
-
-template <int kDim>
-__device__ __forceinline__ LaneKey begin_key(const Arguments& args, const Work& work, int piece, int entry, int page_idx) {
-  const EntryPlace place = locate<kDim>(args, work, key_of(piece, this_producer()), entry, page_idx);
-  return {place.values, read_scales<kDim>(place), entry >= 0};
-}
-
-// Waits until the oldest of `num` groups of a lane's loads, at most four, is complete.
-__device__ __forceinline__ void wait_for_oldest(unsigned num) {
-  if (num == 4) {
-    ptx::async_load_wait<3>();
-  } else if (num == 3) {
-    ptx::async_load_wait<2>();
-  } else if (num == 2) {
-    ptx::async_load_wait<1>();
-  } else {
-    ptx::async_load_wait<0>();
-  }
-}
-
-// A producer warp's way through the CTA's pieces: tile 0 of a piece, then tile 1, two blocks at once (a fill). Of a tile a warp has 16 keys;
-// a lane has 16 coded dims of two of them in every block, or 16 rotated dims. Blocks' bytes are asked for as soon as the blocks are free,
-// and come to where their values will be: a lane's 16 codes to the first of its two chunks. They become values when no block is free, oldest
-// first. Nothing is waited for while blocks are to be filled, as the consumers may be waiting for these.
-template <int kDim>
-class Production {
- public:
-  __device__ __forceinline__ Production(const Arguments& args, SharedMemory<kDim>& shared, Parities parities, const LaneKey& key)
-      : args_(args),
-        shared_(shared),
-        key_(key),
-        producer_(this_producer()),
-        piece_(shared.rows[parities.row()].work.piece_begin),
-        parities_(parities) {
-    const unsigned lane = producer_ % 32, row = producer_ / 32 * 16 + lane / 4;
-    first_chunk_ = ptx::shared_address(shared.keys[0][0]) + swizzled_offset(row, 2 * (lane % 4));
-  }
-
-  // To a row without pieces, which is returned.
-  __device__ __forceinline__ Parities run() {
-#pragma unroll 1
-    while (true) {
-      if (can_load()) {
-        load();
-      } else if (num_loaded_ != num_filled_) {
-        fill();
-      } else if (!has_piece_) {
-        return parities_;
-      }
-    }
-  }
-
- private:
-  static constexpr unsigned kBlocks = kDim / kBlockDims, kFillBlocks = kBlocks > 1 ? 2 : 1;
-  static constexpr unsigned kTileFills = kBlocks / kFillBlocks, kPieceFills = kTiles * kTileFills;
-  static constexpr unsigned kAhead = kTileFills < 4 ? kTileFills : 4;  // fills whose loads are under way, at most
-
-  // What is known about the piece behind, or the one that it is.
-  struct PieceAhead {
-    const Work& work;
-    int piece;
-  };
-
-  __device__ __forceinline__ uint32_t place_of(unsigned in_piece) const { return first_chunk_ + in_piece * (kFillBlocks * kBlockBytes); }
-
-  __device__ __forceinline__ const Work& work() const { return shared_.rows[parities_.row()].work; }
-
-  __device__ __forceinline__ PieceAhead piece_ahead() const {
-    if (piece_ + 1 < work().piece_end) return {work(), piece_ + 1};
-    const Work& next = shared_.rows[parities_.row() ^ 1].work;
-    return {next, next.piece_begin};
-  }
-
-  // Of a barrier's phase; the same for all lanes.
-  static __device__ __forceinline__ bool is_complete(uint64_t* barrier, uint32_t parity) {
-    return __all_sync(0xffffffffu, ptx::mbarrier_test(barrier, parity));
-  }
-
-  // Whether the next blocks are free. The piece behind is found out about in the middle of a piece.
-  __device__ __forceinline__ bool can_load() {
-    if (!has_piece_ || num_loaded_ - num_filled_ == kAhead) return false;
-    const unsigned in_piece = num_loaded_ % kPieceFills;
-    if (in_piece == kTileFills && !knows_next_ && !find_next()) return false;
-    uint64_t* empty = &shared_.empty[0][0] + in_piece * kFillBlocks;
-    const uint32_t parity = parities_.piece() ^ 1;
-    bool is_free = ptx::mbarrier_test(empty, parity);
-    if constexpr (kFillBlocks == 2) is_free = ptx::mbarrier_test(empty + 1, parity) && is_free;
-    return __all_sync(0xffffffffu, is_free);
-  }
-
-  // The next row is announced at a row's second piece, or its only one.
-  __device__ __forceinline__ bool find_next() {
-    const int row = parities_.row();
-    if (producer_ < 32 && !has_announced_ && piece_ == min(work().piece_begin + 1, work().piece_end - 1)) {
-      if (!is_complete(&shared_.row_begun, row)) return false;
-      announce_work<kDim>(args_, shared_, work().unit + first_turn(args_).step, row ^ 1);
-      announce_rest<kDim>(args_, shared_, row ^ 1);
-      has_announced_ = true;
-    }
-    if (piece_ + 1 == work().piece_end && !is_complete(&shared_.work_full, row ^ 1)) return false;
-    knows_next_ = true;
-    const PieceAhead next = piece_ahead();
-    entry_ = next.piece < next.work.piece_end ? find_entry(args_, next.work, key_of(next.piece, producer_)) : -1;
-    return true;
-  }
-
-  __device__ __forceinline__ void load() {
-    const unsigned in_piece = num_loaded_ % kPieceFills, in_tile = in_piece % kTileFills;
-    if (in_tile == 0) {
-      const int tile = in_piece / kTileFills, looked_for = key_of_producer(producer_);
-      // A block is freed when the bias of its tile has been read.
-      if (looked_for / kTileKeys == tile) shared_.bias[tile][looked_for % kTileKeys] = key_.is_key ? 0.0f : __int_as_float(0xff800000);
-      keys_ = quad_keys(key_.values, tile);
-    }
-    const uint32_t place = place_of(in_piece);
-#pragma unroll
-    for (unsigned b = 0; b < kFillBlocks; ++b) {
-      const bool is_coded = b + 1 < kFillBlocks || in_tile + 1 < kTileFills;
-#pragma unroll
-      for (unsigned i = 0; i < 2; ++i) {
-        const uint8_t* values = keys_.values[i] + (in_tile * kFillBlocks + b) * kBlockDims;
-        const uint32_t offset = b * kBlockBytes + i * kSwizzleAtomBytes;
-        if (is_coded) {
-          ptx::async_load_16(place + offset, values, true);
-        } else {
-          values += static_cast<unsigned>(producer_) % 4 * 16;
-          ptx::async_load_16(place + offset, values, true);
-          ptx::async_load_16((place ^ 16) + offset, values + 16, true);
-        }
-      }
-    }
-    ptx::async_load_commit();
-    ++num_loaded_;
-    if (in_piece == kTileFills + kTileFills / 2) {
-      const PieceAhead next = piece_ahead();
-      page_ = find_page(args_, next.work, key_of(next.piece, producer_), entry_);
-    }
-    if (in_piece == kPieceFills - 1) end_piece();
-  }
-
-  // Of loads.
-  __device__ __forceinline__ void end_piece() {
-    const PieceAhead next = piece_ahead();
-    const bool is_next_row = piece_ + 1 == work().piece_end;
-    has_piece_ = next.work.has_pieces();
-    scales_ = key_.scales;
-    if (has_piece_) key_ = begin_key<kDim>(args_, next.work, next.piece, entry_, page_);
-    piece_ = next.piece;
-    if (is_next_row) {
-      parities_.next_row();
-      has_announced_ = false;
-    }
-    parities_.next_piece();
-    knows_next_ = false;
-  }
-
-  // The values of the oldest blocks that are loaded.
-  __device__ __forceinline__ void fill() {
-    wait_for_oldest(num_loaded_ - num_filled_);
-    const unsigned in_piece = num_filled_ % kPieceFills, in_tile = in_piece % kTileFills, tile = in_piece / kTileFills;
-    const uint32_t first = place_of(in_piece), second = first ^ 16;
-    uint4 words[kFillBlocks][2];
-#pragma unroll
-    for (unsigned k = 0; k < 2 * kFillBlocks; ++k) words[k / 2][k % 2] = ptx::load_shared(first + k / 2 * kBlockBytes + k % 2 * kSwizzleAtomBytes);
-    // The loads may be in the next piece.
-    const uint2 of_lane = num_loaded_ / kPieceFills != num_filled_ / kPieceFills ? scales_ : key_.scales;
-    const uint32_t codes = in_tile * kFillBlocks < 4 ? of_lane.x : of_lane.y;
-    uint32_t of_keys[2];  // codes of the fill's blocks
-#pragma unroll
-    for (int i = 0; i < 2; ++i) of_keys[i] = __shfl_sync(0xffffffffu, codes, tile * 2 + i, 4) >> in_tile * kFillBlocks % 4 * 8;
-#pragma unroll
-    for (unsigned b = 0; b < kFillBlocks; ++b) {
-      const bool is_coded = b + 1 < kFillBlocks || in_tile + 1 < kTileFills;
-#pragma unroll
-      for (unsigned i = 0; i < 2; ++i) {
-        const uint32_t offset = b * kBlockBytes + i * kSwizzleAtomBytes;
-        const PermutedDims dims = is_coded ? permuted_f16(words[b][i], f16_scale_pair(of_keys[i], b))
-                                           : permuted_f16(words[b][i], ptx::load_shared(second + offset));
-        ptx::store_shared(first + offset, dims.chunks[0]);
-        ptx::store_shared(second + offset, dims.chunks[1]);
-      }
-    }
-    ptx::mbarrier_arrive(&shared_.full[tile][in_tile]);
-    ++num_filled_;
-  }
-
-  const Arguments& args_;
-  SharedMemory<kDim>& shared_;
-  LaneKey key_;    // of the piece that is loaded
-  uint2 scales_{};  // of the piece before
-  QuadKeys keys_{};
-  uint32_t first_chunk_;
-  int producer_;
-  int piece_;  // that is loaded
-  Parities parities_;
-  unsigned num_loaded_ = 0, num_filled_ = 0;  // fills
-  int entry_ = -1, page_ = 0;                 // of the piece behind
-  bool has_piece_ = true, knows_next_ = false, has_announced_ = false;
-};
 
 // Q [64, kDim] of a unit into shared memory as f16 by the consumers, kAtOnce blocks at a time; heads beyond the model's are zeros.
 template <int kDim, int kAtOnce>
@@ -407,35 +199,170 @@ __device__ __forceinline__ void prefetch_row(const Arguments& args, int unit, in
   for (int i = thread * kLineBytes; i < params.num_selected * 4; i += kConsumers * kLineBytes) ptx::prefetch_l2(selected + i);
 }
 
+// The key of a piece that a lane looks for.
+struct LaneKey {
+  const uint8_t* values;
+  uint2 scales;
+  bool is_key;
+};
+
+__device__ __forceinline__ int entry_of(const Arguments& args, const Work& work, int piece) {
+  return piece < work.piece_end ? find_entry(args, work, key_of(piece, this_producer())) : -1;
+}
+
+template <int kDim>
+__device__ __forceinline__ LaneKey begin_key(const Arguments& args, const Work& work, int piece, int entry, int page_idx) {
+  const EntryPlace place = locate<kDim>(args, work, key_of(piece, this_producer()), entry, page_idx);
+  return {place.values, read_scales<kDim>(place), entry >= 0};
+}
+
+// How a producer warp brings blocks of a tile, two at once (a fill), to shared memory. It has 16 keys of every tile; a lane has 16 coded
+// dims of two of them in every block, or 16 rotated dims. The bytes come asynchronously to where the values will be, a lane's 16 codes to
+// the first of its two chunks, and become values there.
+template <int kDim>
+struct Fills {
+  static constexpr int kBlocks = kDim / kBlockDims, kFillBlocks = kBlocks > 1 ? 2 : 1, kTileFills = kBlocks / kFillBlocks;
+  static constexpr int kTileBytes = kBlocks * kBlockBytes;
+  static constexpr int kLag = kTileFills < 3 ? kTileFills : 3;  // fills whose bytes are under way, at most
+
+  // Whether a block has codes, and not the rotated dims.
+  static constexpr bool is_coded(int block) { return block < kBlocks - 1; }
+
+  // Where a lane's 16 dims of its first key are, in the first block of tile 0.
+  static __device__ __forceinline__ uint32_t first_chunk(const SharedMemory<kDim>& shared) {
+    const unsigned producer = this_producer(), lane = producer % 32, row = producer / 32 * 16 + lane / 4;
+    return ptx::shared_address(shared.keys[0][0]) + swizzled_offset(row, 2 * (lane % 4));
+  }
+
+  // `place`: the lane's, in the tile.
+  static __device__ __forceinline__ void load(uint32_t place, int fill, const QuadKeys& keys) {
+#pragma unroll
+    for (int k = 0; k < 2 * kFillBlocks; ++k) {
+      const int block = fill * kFillBlocks + k / 2, i = k % 2;
+      const uint8_t* values = keys.values[i] + block * kBlockDims;
+      const uint32_t offset = block * kBlockBytes + i * kSwizzleAtomBytes;
+      if (is_coded(block)) {
+        ptx::async_load_16(place + offset, values, true);
+      } else {
+        values += static_cast<unsigned>(ptx::thread_here()) % 4 * 16;
+        ptx::async_load_16(place + offset, values, true);
+        ptx::async_load_16((place ^ 16) + offset, values + 16, true);
+      }
+    }
+    ptx::async_load_commit();
+  }
+
+  static __device__ __forceinline__ void convert(uint32_t place, int fill, const uint2 (&scales)[2]) {
+    uint4 words[2 * kFillBlocks][2];
+#pragma unroll
+    for (int k = 0; k < 2 * kFillBlocks; ++k) {
+      const int block = fill * kFillBlocks + k / 2;
+      const uint32_t offset = block * kBlockBytes + k % 2 * kSwizzleAtomBytes;
+      words[k][0] = ptx::load_shared(place + offset);
+      if (!is_coded(block)) words[k][1] = ptx::load_shared((place ^ 16) + offset);
+    }
+#pragma unroll
+    for (int k = 0; k < 2 * kFillBlocks; ++k) {
+      const int block = fill * kFillBlocks + k / 2;
+      const uint32_t offset = block * kBlockBytes + k % 2 * kSwizzleAtomBytes;
+      const PermutedDims dims =
+          is_coded(block) ? permuted_f16(words[k][0], f16_scale_pair(block < 4 ? scales[k % 2].x : scales[k % 2].y, block % 4))
+                          : permuted_f16(words[k][0], words[k][1]);
+      ptx::store_shared(place + offset, dims.chunks[0]);
+      ptx::store_shared((place ^ 16) + offset, dims.chunks[1]);
+    }
+  }
+};
+
+// A tile of the piece of which a lane has looked for `key`, with the given parity. Bytes are asked for as their blocks become free; no
+// block of another tile is waited for before all are filled: the consumers may be waiting for these.
+template <int kDim>
+__device__ __forceinline__ void produce_tile(SharedMemory<kDim>& shared, int tile, uint32_t first_chunk, uint32_t parity, const LaneKey& key) {
+  using F = Fills<kDim>;
+  const uint32_t place = first_chunk + tile * F::kTileBytes;
+  const QuadKeys keys = quad_keys(key.values, tile);
+  uint2 scales[2];
+#pragma unroll
+  for (int step = 0; step < F::kTileFills + F::kLag; ++step) {
+    if (step < F::kTileFills) {
+#pragma unroll
+      for (int b = 0; b < F::kFillBlocks; ++b) ptx::mbarrier_wait(&shared.empty[tile][step * F::kFillBlocks + b], parity ^ 1);
+      if (step == 0) {  // a block is freed when the bias of its tile has been read
+        const int looked_for = key_of_producer(this_producer());
+        if (looked_for / kTileKeys == tile) shared.bias[tile][looked_for % kTileKeys] = key.is_key ? 0.0f : __int_as_float(0xff800000);
+      }
+      F::load(place, step, keys);
+    }
+    const int fill = step - F::kLag + 1;
+    if (fill < 0 || fill >= F::kTileFills) continue;
+    constexpr int kLast = F::kTileFills - 1;
+    if (step == 0 || fill == kLast) {
+      ptx::async_load_wait<0>();
+    } else if (F::kLag == 3 && step < F::kTileFills) {
+      ptx::async_load_wait<2>();
+    } else {
+      ptx::async_load_wait<1>();
+    }
+    if (fill == 0) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        scales[i].x = __shfl_sync(0xffffffffu, key.scales.x, tile * 2 + i, 4);
+        scales[i].y = __shfl_sync(0xffffffffu, key.scales.y, tile * 2 + i, 4);
+      }
+    }
+    F::convert(place, fill, scales);
+    ptx::mbarrier_arrive(&shared.full[tile][fill]);
+  }
+}
+
+// The producers' way through the CTA's pieces, row after row. While a piece is produced, the one behind is looked up: of the same row or the
+// next one, which is announced at a row's second piece, or its only one.
 template <int kDim>
 __device__ __forceinline__ void produce(const Arguments& args, SharedMemory<kDim>& shared) {
   if (first_turn(args).unit >= args.num_units) return;
-  Parities parities;
   const bool announces = this_producer() < 32;
-  bool is_first = true;
+  const uint32_t first_chunk = Fills<kDim>::first_chunk(shared);
+  const auto announce_next = [&](int row) {
+    ptx::mbarrier_wait(&shared.row_begun, row);
+    announce_work<kDim>(args, shared, shared.rows[row].work.unit + first_turn(args).step, row ^ 1);
+    announce_rest<kDim>(args, shared, row ^ 1);
+  };
+  Parities parities;
+  LaneKey key{};
+  bool is_first = true, is_known = false;
   if (announces) announce_work<kDim>(args, shared, first_turn(args).unit, 0);
   ptx::mbarrier_wait(&shared.work_full, 0);
 #pragma unroll 1
   while (shared.rows[parities.row()].work.unit < args.num_units) {
     const Work& work = shared.rows[parities.row()].work;
-    LaneKey key{};
-    if (work.has_pieces()) {
-      const int index = key_of(work.piece_begin, this_producer()), entry = find_entry(args, work, index);
-      key = begin_key<kDim>(args, work, work.piece_begin, entry, find_page(args, work, index, entry));
+    const int num_pieces = work.piece_end - work.piece_begin;
+    if (!is_known && num_pieces > 0) {
+      const int entry = entry_of(args, work, work.piece_begin);
+      key = begin_key<kDim>(args, work, work.piece_begin, entry, find_page(args, work, key_of(work.piece_begin, this_producer()), entry));
     }
-    if (is_first && announces) announce_rest<kDim>(args, shared, 0);
+    if (num_pieces == 0 && announces && is_first) announce_rest<kDim>(args, shared, 0);
+    ptx::mbarrier_arrive(&shared.row_begun);
+#pragma unroll 1
+    for (int i = 0; i < num_pieces; ++i) {
+      const bool is_last = i + 1 == num_pieces;
+      produce_tile<kDim>(shared, 0, first_chunk, parities.piece(), key);
+      if (announces && is_first) announce_rest<kDim>(args, shared, 0);
+      is_first = false;
+      if (announces && i == min(1, num_pieces - 1)) announce_next(parities.row());
+      if (is_last) ptx::mbarrier_wait(&shared.work_full, parities.row() ^ 1);
+      const Work& next_work = is_last ? shared.rows[parities.row() ^ 1].work : work;
+      const int next = is_last ? next_work.piece_begin : work.piece_begin + i + 1;
+      const int entry = entry_of(args, next_work, next);
+      const int page_idx = find_page(args, next_work, key_of(next, this_producer()), entry);
+      produce_tile<kDim>(shared, 1, first_chunk, parities.piece(), key);
+      if (next < next_work.piece_end) key = begin_key<kDim>(args, next_work, next, entry, page_idx);
+      parities.next_piece();
+    }
+    is_known = num_pieces > 0;
+    if (!is_known && announces) announce_next(parities.row());
     is_first = false;
-    if (work.has_pieces()) {
-      parities = Production<kDim>(args, shared, parities, key).run();
-    } else {
-      if (announces) {
-        ptx::mbarrier_wait(&shared.row_begun, parities.row());
-        announce_work<kDim>(args, shared, work.unit + first_turn(args).step, parities.row() ^ 1);
-        announce_rest<kDim>(args, shared, parities.row() ^ 1);
-      }
-      parities.next_row();
-      ptx::mbarrier_wait(&shared.work_full, parities.row());
-    }
+    parities.next_row();
+    ptx::mbarrier_wait(&shared.work_full, parities.row());
   }
 }
 
