@@ -38,16 +38,6 @@ __device__ __forceinline__ void async_load_arrive(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-// Ends a group of the calling thread's async_load_16, and waits until at most kPending of its groups are unfinished; what they brought is
-// then visible to it.
-__device__ __forceinline__ void async_load_commit() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kPending>
-__device__ __forceinline__ void async_load_wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
 // An ordinary load that the compiler leaves where it stands: loads that do not wait for each other's values are then under way together.
 __device__ __forceinline__ int32_t load_here(const int32_t* global) {
   int32_t value;
@@ -61,18 +51,14 @@ __device__ __forceinline__ void store_shared(uint32_t shared, const uint4& value
                : "memory");
 }
 
-__device__ __forceinline__ uint4 load_shared(uint32_t shared) {
-  uint4 values;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(values.x), "=r"(values.y), "=r"(values.z), "=r"(values.w)
-               : "r"(shared)
-               : "memory");
-  return values;
-}
-
 // Brings the line of an address into the L2. PTX ISA, "prefetch".
 __device__ __forceinline__ void prefetch_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
+// Brings `bytes` contiguous bytes (a multiple of 16, at a 16-byte aligned address) into the L2. PTX ISA, "cp.async.bulk.prefetch".
+__device__ __forceinline__ void bulk_prefetch_l2(const void* global, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
 }
 
 // Orders ordinary shared-memory accesses before later ones of the async proxy (wgmma operands, bulk copies), and the other way round.

@@ -84,11 +84,12 @@ __device__ __forceinline__ uint64_t uniform_descriptor(const uint8_t* operand) {
 // would wait for the loads that they have under way.
 template <int kDim>
 __device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
-  constexpr int kBlocks = kDim / kBlockDims, kAtOnce = kBlocks > 1 ? 2 : 1;
+  using U = Units<kDim>;
+  constexpr int kAtOnce = U::kBlocks > 1 ? 2 : 1;
   const uint64_t q = uniform_descriptor(shared.q[0]), k = uniform_descriptor(shared.keys[tile][0]);
   fence_operands(s);
 #pragma unroll
-  for (int begin = 0; begin < kBlocks; begin += kAtOnce) {
+  for (int begin = 0; begin < U::kBlocks; begin += kAtOnce) {
     ptx::mbarrier_wait(&shared.full[tile][begin / 2], phase);
     ptx::fence_async_proxy();
     ptx::wgmma_fence();
@@ -210,18 +211,19 @@ __device__ __forceinline__ bool has_columns(int thread) {
   return Shape<kDim, kGroupBlocks>::kGroups == 2 || thread < kGroupThreads;
 }
 
-// sum [64 heads, 64 columns] ← P·V of a tile, not waited for. `values`: descriptor of the columns.
-__device__ __forceinline__ void multiply_values(const TileWeights& weights, uint64_t values, float (&sum)[32]) {
+// sum [64 heads, 32 columns] ← P·V of a tile, not waited for. `values`: descriptor of the columns.
+__device__ __forceinline__ void multiply_values(const TileWeights& weights, uint64_t values, float (&sum)[16]) {
   fence_operands(sum);
   ptx::wgmma_fence();
 #pragma unroll
   for (int i = 0; i < kTerms * kSteps; ++i) {  // the smaller term first: sums are truncated
-    ptx::wgmma_f16_rs<kBlockDims, true>(sum, weights.p[1 - i / kSteps][i % kSteps], values + i % kSteps * kValueStep, i > 0);
+    ptx::wgmma_f16_rs<32, true>(sum, weights.p[1 - i / kSteps][i % kSteps], values + i % kSteps * kValueStep, i > 0);
   }
   ptx::wgmma_commit_group();
 }
 
-// o += P·V of a tile for the warpgroup's columns, whose blocks are then free, and the row's sums += the tile's: fold().
+// o += P·V of a tile for the warpgroup's columns, whose blocks are then free, and the row's sums += the tile's. The products of 32 columns
+// are under way while those of the 32 before are added.
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, int block, TileWeights& weights, QuadSums& row_sums,
                                          Output<kGroupBlocks>& o) {
@@ -235,16 +237,19 @@ __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, i
     for (int i = 0; i < kGroupBlocks * 32; ++i) o[i / 32][i % 32] *= factors[i / 2 % 2].keep;
   }
   const uint64_t values = uniform_descriptor(shared.keys[tile][block]);
-  float sum[32];
+  float sum[16];
   fence_operands(weights);
 #pragma unroll
-  for (int i = 0; i < kGroupBlocks; ++i) {
-    multiply_values(weights, values + i * (kBlockBytes >> 4), sum);
+  for (int i = 0; i < 2 * kGroupBlocks; ++i) {
+    multiply_values(weights, values + i / 2 * (kBlockBytes >> 4) + i % 2 * (64 >> 4), sum);
     ptx::wgmma_wait_group<0>();
     fence_operands(sum);
-    ptx::mbarrier_arrive(&shared.empty[tile][block + i]);
+    if (i % 2 == 1) ptx::mbarrier_arrive(&shared.empty[tile][block + i / 2]);
 #pragma unroll
-    for (int k = 0; k < 32; ++k) o[i][k] = __fmaf_rn(sum[k], factors[k / 2 % 2].gain, o[i][k]);
+    for (int k = 0; k < 16; ++k) {
+      float& value = o[i / 2][i % 2 * 16 + k];
+      value = __fmaf_rn(sum[k], factors[k / 2 % 2].gain, value);
+    }
   }
   fence_operands(weights);
 }
@@ -519,7 +524,7 @@ template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __device__ __forceinline__ void emit_shares(const Arguments& args, const RowState& state, int thread, int rank) {
   using S = Shape<kDim, kGroupBlocks>;
   constexpr int kVectors = 2 * kOutputVectors<kDim, kOutput>;
-  constexpr int kAtOnce = kVectors <= 2 ? 10 : kVectors <= 4 ? 4 : 1;
+  constexpr int kAtOnce = kVectors <= 2 ? 5 : kVectors <= 4 ? 4 : 1;
   constexpr int kPartVectors = S::kVectors * kConsumers;
   constexpr int kSources = 4 * S::kGroups;
   const Work& work = state.work;
@@ -529,8 +534,6 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const RowStat
 #pragma unroll 1
   for (int item = thread / 32 * args.split + rank; item < S::kVectors / kVectors * kSources; item += args.split * kWarps) {
     const int first = item / kSources * kVectors, source = item % kSources * 32 + thread % 32;
-    const float4* place = args.parts + first_index * kPartVectors + part_place(source, first);
-    const int2* part_sums = reinterpret_cast<const int2*>(args.part_sums) + first_index * kConsumers * 2 + source;
     PartSum group_sums[2], row_sums[2];
     float4 in_group[kVectors], in_row[kVectors];
 #pragma unroll
@@ -542,11 +545,13 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const RowStat
       int2 sums[kAtOnce][2];
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
-        const int64_t part = min(begin + k, num_slots - 1);
+        const int64_t part = first_index + min(begin + k, num_slots - 1);
+        const float4* place = args.parts + part * kPartVectors + part_place(source, first);
 #pragma unroll
-        for (int v = 0; v < kVectors; ++v) parts[k][v] = __ldcg(place + part * kPartVectors + part_place(0, v));
-        sums[k][0] = __ldcg(part_sums + part * kConsumers * 2);
-        sums[k][1] = __ldcg(part_sums + part * kConsumers * 2 + kConsumers);
+        for (int v = 0; v < kVectors; ++v) parts[k][v] = __ldcg(place + part_place(0, v));
+        const int2* part_sums = reinterpret_cast<const int2*>(args.part_sums) + part * kConsumers * 2 + source;
+        sums[k][0] = __ldcg(part_sums);
+        sums[k][1] = __ldcg(part_sums + kConsumers);
       }
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
@@ -629,19 +634,28 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
   }
 }
 
+// From the 168 that every thread begins with.
+template <int kRegisters>
+__device__ __forceinline__ void set_registers() {
+  if constexpr (kRegisters > 168) {
+    ptx::increase_registers<kRegisters>();
+  } else {
+    ptx::decrease_registers<kRegisters>();
+  }
+}
+
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Arguments args) {
   extern __shared__ __align__(kSwizzleAtomBytes) uint8_t memory[];
   using Memory = SharedMemory<kDim>;
   Memory& shared = *reinterpret_cast<Memory*>(memory);
-  const int thread = threadIdx.x;
   constexpr int kFull = kTiles * Memory::kFills, kEmpty = kTiles * Memory::kBlocks;
-  if (thread < kFull) {
-    ptx::mbarrier_init(&shared.full[0][0] + thread, kProducers);
-  } else if (thread < kFull + kEmpty) {
-    const bool both_read = Shape<kDim, kGroupBlocks>::kGroups == 1 && thread >= kFull + Memory::kBlocks;
-    ptx::mbarrier_init(&shared.empty[0][0] + thread - kFull, both_read ? kConsumers : kGroupThreads);
-  } else if (thread == kFull + kEmpty) {
+  if (const int i = ptx::thread_here(); i < kFull) {
+    ptx::mbarrier_init(&shared.full[0][0] + i, kProducers);
+  } else if (i < kFull + kEmpty) {
+    const bool both_read = Shape<kDim, kGroupBlocks>::kGroups == 1 && i >= kFull + Memory::kBlocks;
+    ptx::mbarrier_init(&shared.empty[0][0] + i - kFull, both_read ? kConsumers : kGroupThreads);
+  } else if (i == kFull + kEmpty) {
     ptx::mbarrier_init(&shared.work_full, 1);
     ptx::mbarrier_init(&shared.row_begun, 1 + kProducers);
   }
@@ -649,11 +663,11 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   __syncthreads();
   ptx::grid_dependency_wait();
   ptx::grid_launch_dependents();
-  if (thread >= kConsumers) {
-    ptx::decrease_registers<kProducerRegisters>();
-    produce<kDim>(args, shared);
+  if (ptx::thread_here() >= kConsumers) {
+    set_registers<Registers<kGroupBlocks, kOutput>::kProducer>();
+    produce<kDim, kWordsAhead<kDim>>(args, shared);
   } else {
-    ptx::increase_registers<kConsumerRegisters>();
+    set_registers<Registers<kGroupBlocks, kOutput>::kConsumer>();
     consume_rows<kDim, kGroupBlocks, kOutput>(args, shared);
   }
 }

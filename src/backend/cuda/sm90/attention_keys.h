@@ -37,6 +37,13 @@ struct Parities {
   __device__ __forceinline__ void next_piece() { bits ^= 2; }
 };
 
+// The piece that a producer warp is at, and the one after it: of the same row, or, as ~piece, of the next row.
+struct ProducerTurn {
+  int16_t piece;
+  int16_t next;
+  Parities parities;
+};
+
 // The piece that a consumer warp is at, and the part that it is summing up; in shared memory, as it has no registers to spare.
 struct ConsumerTurn {
   Part part;
@@ -65,6 +72,7 @@ struct SharedMemory {
   PartSum sums[kTiles][kHeadTile];                              // of a tile's keys
   alignas(16) float bias[kTiles][kTileKeys];                    // 0, or −∞ where there is no key
   ConsumerTurn consumer_turns[kWarps];
+  ProducerTurn turns[kProducers / 32];
   static constexpr int kFills = kBlocks > 1 ? kBlocks / 2 : 1;  // of a tile: two blocks at once
   uint64_t full[kTiles][kFills];
   uint64_t empty[kTiles][kBlocks];
@@ -73,9 +81,35 @@ struct SharedMemory {
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
-// Registers of threads, in all three times 168.
-inline constexpr int kConsumerRegisters = 216;
-inline constexpr int kProducerRegisters = 3 * 168 - 2 * kConsumerRegisters;
+// What a producer warp, which has 16 keys of each tile of a piece, moves one after the other: of a tile, then of the other, blocks of 64
+// coded dims and the rotated dims. A lane has 16 bytes of two keys of a block of codes, and 32 bytes of both of rotated dims.
+template <int kDim>
+struct Units {
+  static constexpr int kBlocks = kDim / kBlockDims;
+  static constexpr int kCoded = kBlocks - 1;
+  static constexpr int kTileWords = 2 * kCoded + 4;  // of a lane
+  static constexpr int kWords = kTiles * kTileWords;
+
+  static constexpr bool is_coded(int word) { return word % kTileWords < 2 * kCoded; }
+  static constexpr int block(int word) { return is_coded(word) ? word % kTileWords / 2 : kBlocks - 1; }
+  // Of the quad's four.
+  static constexpr int key(int word) {
+    return word / kTileWords * 2 + (is_coded(word) ? word % kTileWords % 2 : (word % kTileWords - 2 * kCoded) / 2);
+  }
+  // Two blocks are announced at once.
+  static constexpr bool ends_fill(int block) { return block % 2 == 1 || block == kBlocks - 1; }
+};
+
+// Registers of threads, in all three times 168, and how many words of a lane the producers read ahead.
+template <int kGroupBlocks, AttentionOutput kOutput>
+struct Registers {
+  static constexpr int kConsumer = kGroupBlocks == 4 ? 200 : kOutput == AttentionOutput::kFp8 ? 208
+                                   : kOutput == AttentionOutput::kBf16                   ? 160
+                                                                                         : 176;
+  static constexpr int kProducer = 3 * 168 - 2 * kConsumer;
+};
+template <int kDim>
+inline constexpr int kWordsAhead = Units<kDim>::kWords / 4;
 
 // Of the two keys of a tile whose values a lane moves, those of its quad: where its bytes of them begin.
 struct QuadKeys {
@@ -104,18 +138,49 @@ __device__ __forceinline__ uint2 read_scales(const EntryPlace& place) {
   }
 }
 
+// Begins to read a word. Of the rotated dims, whose bytes of a lane are two words, the second is 16 bytes behind the first.
+template <int kDim>
+__device__ __forceinline__ void load_word(int index, const QuadKeys& keys, uint4& word) {
+  using U = Units<kDim>;
+  const uint8_t* values = keys.values[U::key(index) % 2] + U::block(index) * kBlockDims;
+  if (!U::is_coded(index)) values += static_cast<unsigned>(ptx::thread_here()) % 4 * 16 + index % 2 * 16;
+  word = __ldg(reinterpret_cast<const uint4*>(values));
+}
+
+// The producers' read-ahead of kAhead words.
+template <int kDim, int kAhead>
+struct Stream {
+  static_assert(Units<kDim>::kWords % kAhead == 0);
+  uint4 words[kAhead];
+  const uint8_t* values;  // of the lane's key of the piece that is being read
+  QuadKeys keys;          // of the tile
+  uint2 scales;     // of the lane's key of that piece
+  bool is_key;      // whether there is one
+  int entry_ahead;  // of the piece after it
+  int page_ahead;
+};
+
 // The producer's number, found out where it is needed.
 __device__ __forceinline__ int this_producer() {
   return ptx::thread_here() - kConsumers;
 }
 
 // The key of a piece that a producer looks for: a quad has two of either tile, eight apart.
-__device__ __forceinline__ int key_of_producer(unsigned producer) {
-  return static_cast<int>(producer % 4 / 2 * kTileKeys + producer / 32 * 16 + producer % 2 * 8 + producer % 32 / 4);
+__device__ __forceinline__ int key_of_producer(int producer) {
+  return producer % 4 / 2 * kTileKeys + producer / 32 * 16 + producer % 2 * 8 + producer % 32 / 4;
 }
 
 __device__ __forceinline__ int key_of(int piece, int producer) {
   return piece * kPieceKeys + key_of_producer(producer);
+}
+
+__device__ __forceinline__ int entry_of(const Arguments& args, const Work& work, int piece, int producer) {
+  return piece < work.piece_end ? find_entry(args, work, key_of(piece, producer)) : -1;
+}
+
+template <int kDim>
+__device__ __forceinline__ ProducerTurn& turn_of(SharedMemory<kDim>& shared) {
+  return shared.turns[this_producer() / 32];
 }
 
 // A CTA's first unit and the distance to the next, and which of the unit's CTAs it is.
@@ -130,34 +195,148 @@ __device__ __forceinline__ Turn first_turn(const Arguments& args) {
   return {unit, args.num_units, cta - unit * args.split};
 }
 
-// The first producer warp finds out about the row that is announced next, all being done with what it overwrites: first the work on a
-// unit, which the others wait for; then the rest, which the consumers see behind the row's last blocks, or, where it has none, behind
-// row_begun.
+// Finds the work on a unit and says so, for row `row`. The first producer warp calls it. The rest of the row's state the consumers see
+// behind the row's last blocks, or, where it has none, behind row_begun.
 template <int kDim>
-__device__ __forceinline__ void announce_work(const Arguments& args, SharedMemory<kDim>& shared, int unit, int row) {
+__device__ __forceinline__ void announce_row(const Arguments& args, SharedMemory<kDim>& shared, int unit, int row) {
+  const int lane = ptx::thread_here() % 32;
+  RowState& state = shared.rows[row];
   Work work{};
   work.unit = unit;
   if (unit < args.num_units) work = find_work(args, unit, first_turn(args).rank);
-  if (this_producer() != 0) return;
-  shared.rows[row].work = work;
-  ptx::mbarrier_arrive(&shared.work_full);
+  if (lane == 0) {
+    state.work = work;
+    ptx::mbarrier_arrive(&shared.work_full);
+  }
+  if (unit >= args.num_units) return;
+  const AttentionParams& params = args.params;
+  static_assert(kRopeDim / 2 == 32 && kHeadTile == 64, "one pair and two heads per lane");
+#pragma unroll
+  for (int i = 0; i < kHeadTile / 32; ++i) {
+    const int head = lane + 32 * i;
+    if (head < work.heads.num_heads) state.sinks[head] = params.sink[work.heads.head_begin + head] * kLog2E;
+  }
+  state.rotations[lane] = rope_rotation(work.position, params.freqs[lane]);
 }
 
+// The row after the one that the producers are at, when all have begun that one.
 template <int kDim>
-__device__ __forceinline__ void announce_rest(const Arguments& args, SharedMemory<kDim>& shared, int row) {
-  static_assert(kRopeDim / 2 == 32 && kHeadTile == 64, "one pair and two heads per lane");
-  __syncwarp();
-  RowState& state = shared.rows[row];
-  if (state.work.unit < args.num_units) {
-    const int lane = this_producer();
-    const AttentionParams& params = args.params;
-    state.rotations[lane] = rope_rotation(state.work.position, params.freqs[lane]);
-#pragma unroll
-    for (int i = 0; i < kHeadTile / 32; ++i) {
-      const int head = lane + 32 * i;
-      if (head < state.work.heads.num_heads) state.sinks[head] = params.sink[state.work.heads.head_begin + head] * kLog2E;
-    }
+__device__ __forceinline__ void announce_next_row(const Arguments& args, SharedMemory<kDim>& shared, int row) {
+  ptx::mbarrier_wait(&shared.row_begun, row);
+  announce_row<kDim>(args, shared, shared.rows[row].work.unit + first_turn(args).step, row ^ 1);
+}
+
+// The piece that is read ahead.
+struct PieceAhead {
+  const Work& work;
+  int piece;
+};
+
+template <int kDim>
+__device__ __forceinline__ PieceAhead piece_ahead(SharedMemory<kDim>& shared) {
+  const ProducerTurn& turn = turn_of(shared);
+  const int next = turn.next, row = turn.parities.row();
+  return {shared.rows[next < 0 ? row ^ 1 : row].work, next < 0 ? ~next : next};
+}
+
+// Finds out which piece that is. Behind the last one of a row it is the first one of the next row, unless that has none.
+template <int kDim>
+__device__ __forceinline__ void find_piece_ahead(SharedMemory<kDim>& shared) {
+  ProducerTurn& turn = turn_of(shared);
+  const int row = turn.parities.row();
+  int next = turn.piece + 1;
+  if (next == shared.rows[row].work.piece_end) {
+    ptx::mbarrier_wait(&shared.work_full, row ^ 1);
+    next = ~shared.rows[row ^ 1].work.piece_begin;
   }
+  if (this_producer() % 32 == 0) turn.next = static_cast<int16_t>(next);
+  __syncwarp();
+}
+
+// The next row at a row's second piece, or its only one.
+template <int kDim>
+__device__ __forceinline__ void announce_in_time(const Arguments& args, SharedMemory<kDim>& shared) {
+  if (this_producer() >= 32) return;
+  const ProducerTurn& turn = turn_of(shared);
+  const int row = turn.parities.row();
+  const Work& work = shared.rows[row].work;
+  if (turn.piece == min(work.piece_begin + 1, work.piece_end - 1)) announce_next_row<kDim>(args, shared, row);
+}
+
+// The keys of the CTA's pieces into shared memory, from the row that `parities` say to one without pieces: tile 0, then tile 1, block by
+// block.
+template <int kDim, int kAhead>
+__device__ __forceinline__ void produce_keys(const Arguments& args, SharedMemory<kDim>& shared, Parities& parities,
+                                             Stream<kDim, kAhead>& stream) {
+  using U = Units<kDim>;
+  const int producer = threadIdx.x - kConsumers, row = producer / 32 * 16 + producer % 32 / 4;
+  constexpr int kTileBytes = U::kBlocks * kBlockBytes, kPageWord = U::kTileWords;
+  static_assert(U::kWords - kAhead >= kPageWord, "the page must be known when its entry is read");
+  const uint32_t first_chunk = ptx::shared_address(shared.keys[0][0]) + swizzled_offset(row, 2 * (producer % 4));
+  if (producer % 32 == 0) turn_of(shared) = {static_cast<int16_t>(shared.rows[parities.row()].work.piece_begin), 0, parities};
+  __syncwarp();
+#pragma unroll 1
+  while (turn_of(shared).piece < shared.rows[turn_of(shared).parities.row()].work.piece_end) {
+    uint2 scales[2];  // of the quad's keys of a tile
+#pragma unroll
+    for (int index = 0; index < U::kWords; index += U::is_coded(index) ? 1 : 2) {
+      const int tile = index / U::kTileWords, block = U::block(index), key = U::key(index);
+      const bool begins_block = key % 2 == 0;
+      if (index % U::kTileWords == 0) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          scales[i].x = __shfl_sync(0xffffffffu, stream.scales.x, tile * 2 + i, 4);
+          scales[i].y = __shfl_sync(0xffffffffu, stream.scales.y, tile * 2 + i, 4);
+        }
+      }
+      if (begins_block) ptx::mbarrier_wait(&shared.empty[tile][block], turn_of(shared).parities.piece() ^ 1);
+      if (index % U::kTileWords == 0) {  // a block is freed when the bias of its tile has been read
+        const int looked_for = key_of_producer(this_producer());
+        if (looked_for / kTileKeys == tile) shared.bias[tile][looked_for % kTileKeys] = stream.is_key ? 0.0f : __int_as_float(0xff800000);
+      }
+      if (index == 0) {
+        announce_in_time<kDim>(args, shared);
+        find_piece_ahead(shared);
+        const PieceAhead ahead = piece_ahead(shared);
+        stream.entry_ahead = entry_of(args, ahead.work, ahead.piece, this_producer());
+      }
+      if (index == kPageWord) {
+        const PieceAhead ahead = piece_ahead(shared);
+        stream.page_ahead = find_page(args, ahead.work, key_of(ahead.piece, this_producer()), stream.entry_ahead);
+      }
+      uint4& word = stream.words[index % kAhead];
+      const uint32_t scale = f16_scale_pair(block < 4 ? scales[key % 2].x : scales[key % 2].y, block % 4);
+      const PermutedDims dims = U::is_coded(index) ? permuted_f16(word, scale) : permuted_f16(word, stream.words[(index + 1) % kAhead]);
+      const uint32_t offset = tile * kTileBytes + block * kBlockBytes + key % 2 * kSwizzleAtomBytes;
+      ptx::store_shared(first_chunk + offset, dims.chunks[0]);
+      ptx::store_shared((ptx::computed_here(static_cast<int>(first_chunk)) ^ 16) + offset, dims.chunks[1]);
+#pragma unroll
+      for (int next = index + kAhead; next < index + kAhead + (U::is_coded(index) ? 1 : 2); ++next) {
+        if (next == U::kWords) {
+          const PieceAhead ahead = piece_ahead(shared);
+          const EntryPlace place_ahead =
+              locate<kDim>(args, ahead.work, key_of(ahead.piece, this_producer()), stream.entry_ahead, stream.page_ahead);
+          stream.values = place_ahead.values;
+          stream.scales = read_scales<kDim>(place_ahead);
+          stream.is_key = stream.entry_ahead >= 0;
+        }
+        if (next % U::kTileWords == 0) stream.keys = quad_keys(stream.values, next / U::kTileWords % kTiles);
+        load_word<kDim>(next % U::kWords, stream.keys, stream.words[next % kAhead]);
+      }
+      if (key % 2 == 1 && U::ends_fill(block)) ptx::mbarrier_arrive(&shared.full[tile][block / 2]);
+    }
+    __syncwarp();
+    if (this_producer() % 32 == 0) {
+      ProducerTurn& turn = turn_of(shared);
+      if (turn.next < 0) turn.parities.next_row();
+      turn.piece = static_cast<int16_t>(turn.next < 0 ? ~turn.next : turn.next);
+      turn.parities.next_piece();
+    }
+    __syncwarp();
+    const ProducerTurn& turn = turn_of(shared);
+    if (turn.next < 0 && turn.piece < shared.rows[turn.parities.row()].work.piece_end) ptx::mbarrier_arrive(&shared.row_begun);
+  }
+  parities = turn_of(shared).parities;
 }
 
 // Q [64, kDim] of a unit into shared memory as f16 by the consumers, kAtOnce blocks at a time; heads beyond the model's are zeros.
@@ -199,170 +378,35 @@ __device__ __forceinline__ void prefetch_row(const Arguments& args, int unit, in
   for (int i = thread * kLineBytes; i < params.num_selected * 4; i += kConsumers * kLineBytes) ptx::prefetch_l2(selected + i);
 }
 
-// The key of a piece that a lane looks for.
-struct LaneKey {
-  const uint8_t* values;
-  uint2 scales;
-  bool is_key;
-};
-
-__device__ __forceinline__ int entry_of(const Arguments& args, const Work& work, int piece) {
-  return piece < work.piece_end ? find_entry(args, work, key_of(piece, this_producer())) : -1;
-}
-
-template <int kDim>
-__device__ __forceinline__ LaneKey begin_key(const Arguments& args, const Work& work, int piece, int entry, int page_idx) {
-  const EntryPlace place = locate<kDim>(args, work, key_of(piece, this_producer()), entry, page_idx);
-  return {place.values, read_scales<kDim>(place), entry >= 0};
-}
-
-// How a producer warp brings blocks of a tile, two at once (a fill), to shared memory. It has 16 keys of every tile; a lane has 16 coded
-// dims of two of them in every block, or 16 rotated dims. The bytes come asynchronously to where the values will be, a lane's 16 codes to
-// the first of its two chunks, and become values there.
-template <int kDim>
-struct Fills {
-  static constexpr int kBlocks = kDim / kBlockDims, kFillBlocks = kBlocks > 1 ? 2 : 1, kTileFills = kBlocks / kFillBlocks;
-  static constexpr int kTileBytes = kBlocks * kBlockBytes;
-  static constexpr int kLag = kTileFills < 3 ? kTileFills : 3;  // fills whose bytes are under way, at most
-
-  // Whether a block has codes, and not the rotated dims.
-  static constexpr bool is_coded(int block) { return block < kBlocks - 1; }
-
-  // Where a lane's 16 dims of its first key are, in the first block of tile 0.
-  static __device__ __forceinline__ uint32_t first_chunk(const SharedMemory<kDim>& shared) {
-    const unsigned producer = this_producer(), lane = producer % 32, row = producer / 32 * 16 + lane / 4;
-    return ptx::shared_address(shared.keys[0][0]) + swizzled_offset(row, 2 * (lane % 4));
-  }
-
-  // `place`: the lane's, in the tile.
-  static __device__ __forceinline__ void load(uint32_t place, int fill, const QuadKeys& keys) {
-#pragma unroll
-    for (int k = 0; k < 2 * kFillBlocks; ++k) {
-      const int block = fill * kFillBlocks + k / 2, i = k % 2;
-      const uint8_t* values = keys.values[i] + block * kBlockDims;
-      const uint32_t offset = block * kBlockBytes + i * kSwizzleAtomBytes;
-      if (is_coded(block)) {
-        ptx::async_load_16(place + offset, values, true);
-      } else {
-        values += static_cast<unsigned>(ptx::thread_here()) % 4 * 16;
-        ptx::async_load_16(place + offset, values, true);
-        ptx::async_load_16((place ^ 16) + offset, values + 16, true);
-      }
-    }
-    ptx::async_load_commit();
-  }
-
-  static __device__ __forceinline__ void convert(uint32_t place, int fill, const uint2 (&scales)[2]) {
-    uint4 words[2 * kFillBlocks][2];
-#pragma unroll
-    for (int k = 0; k < 2 * kFillBlocks; ++k) {
-      const int block = fill * kFillBlocks + k / 2;
-      const uint32_t offset = block * kBlockBytes + k % 2 * kSwizzleAtomBytes;
-      words[k][0] = ptx::load_shared(place + offset);
-      if (!is_coded(block)) words[k][1] = ptx::load_shared((place ^ 16) + offset);
-    }
-#pragma unroll
-    for (int k = 0; k < 2 * kFillBlocks; ++k) {
-      const int block = fill * kFillBlocks + k / 2;
-      const uint32_t offset = block * kBlockBytes + k % 2 * kSwizzleAtomBytes;
-      const PermutedDims dims =
-          is_coded(block) ? permuted_f16(words[k][0], f16_scale_pair(block < 4 ? scales[k % 2].x : scales[k % 2].y, block % 4))
-                          : permuted_f16(words[k][0], words[k][1]);
-      ptx::store_shared(place + offset, dims.chunks[0]);
-      ptx::store_shared((place ^ 16) + offset, dims.chunks[1]);
-    }
-  }
-};
-
-// A tile of the piece of which a lane has looked for `key`, with the given parity. Bytes are asked for as their blocks become free; no
-// block of another tile is waited for before all are filled: the consumers may be waiting for these.
-template <int kDim>
-__device__ __forceinline__ void produce_tile(SharedMemory<kDim>& shared, int tile, uint32_t first_chunk, uint32_t parity, const LaneKey& key) {
-  using F = Fills<kDim>;
-  const uint32_t place = first_chunk + tile * F::kTileBytes;
-  const QuadKeys keys = quad_keys(key.values, tile);
-  uint2 scales[2];
-#pragma unroll
-  for (int step = 0; step < F::kTileFills + F::kLag; ++step) {
-    if (step < F::kTileFills) {
-#pragma unroll
-      for (int b = 0; b < F::kFillBlocks; ++b) ptx::mbarrier_wait(&shared.empty[tile][step * F::kFillBlocks + b], parity ^ 1);
-      if (step == 0) {  // a block is freed when the bias of its tile has been read
-        const int looked_for = key_of_producer(this_producer());
-        if (looked_for / kTileKeys == tile) shared.bias[tile][looked_for % kTileKeys] = key.is_key ? 0.0f : __int_as_float(0xff800000);
-      }
-      F::load(place, step, keys);
-    }
-    const int fill = step - F::kLag + 1;
-    if (fill < 0 || fill >= F::kTileFills) continue;
-    constexpr int kLast = F::kTileFills - 1;
-    if (step == 0 || fill == kLast) {
-      ptx::async_load_wait<0>();
-    } else if (F::kLag == 3 && step < F::kTileFills) {
-      ptx::async_load_wait<2>();
-    } else {
-      ptx::async_load_wait<1>();
-    }
-    if (fill == 0) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        scales[i].x = __shfl_sync(0xffffffffu, key.scales.x, tile * 2 + i, 4);
-        scales[i].y = __shfl_sync(0xffffffffu, key.scales.y, tile * 2 + i, 4);
-      }
-    }
-    F::convert(place, fill, scales);
-    ptx::mbarrier_arrive(&shared.full[tile][fill]);
-  }
-}
-
-// The producers' way through the CTA's pieces, row after row. While a piece is produced, the one behind is looked up: of the same row or the
-// next one, which is announced at a row's second piece, or its only one.
-template <int kDim>
+template <int kDim, int kAhead>
 __device__ __forceinline__ void produce(const Arguments& args, SharedMemory<kDim>& shared) {
   if (first_turn(args).unit >= args.num_units) return;
-  const bool announces = this_producer() < 32;
-  const uint32_t first_chunk = Fills<kDim>::first_chunk(shared);
-  const auto announce_next = [&](int row) {
-    ptx::mbarrier_wait(&shared.row_begun, row);
-    announce_work<kDim>(args, shared, shared.rows[row].work.unit + first_turn(args).step, row ^ 1);
-    announce_rest<kDim>(args, shared, row ^ 1);
-  };
   Parities parities;
-  LaneKey key{};
-  bool is_first = true, is_known = false;
-  if (announces) announce_work<kDim>(args, shared, first_turn(args).unit, 0);
+  if (this_producer() < 32) announce_row<kDim>(args, shared, first_turn(args).unit, 0);
   ptx::mbarrier_wait(&shared.work_full, 0);
 #pragma unroll 1
   while (shared.rows[parities.row()].work.unit < args.num_units) {
     const Work& work = shared.rows[parities.row()].work;
-    const int num_pieces = work.piece_end - work.piece_begin;
-    if (!is_known && num_pieces > 0) {
-      const int entry = entry_of(args, work, work.piece_begin);
-      key = begin_key<kDim>(args, work, work.piece_begin, entry, find_page(args, work, key_of(work.piece_begin, this_producer()), entry));
-    }
-    if (num_pieces == 0 && announces && is_first) announce_rest<kDim>(args, shared, 0);
     ptx::mbarrier_arrive(&shared.row_begun);
-#pragma unroll 1
-    for (int i = 0; i < num_pieces; ++i) {
-      const bool is_last = i + 1 == num_pieces;
-      produce_tile<kDim>(shared, 0, first_chunk, parities.piece(), key);
-      if (announces && is_first) announce_rest<kDim>(args, shared, 0);
-      is_first = false;
-      if (announces && i == min(1, num_pieces - 1)) announce_next(parities.row());
-      if (is_last) ptx::mbarrier_wait(&shared.work_full, parities.row() ^ 1);
-      const Work& next_work = is_last ? shared.rows[parities.row() ^ 1].work : work;
-      const int next = is_last ? next_work.piece_begin : work.piece_begin + i + 1;
-      const int entry = entry_of(args, next_work, next);
-      const int page_idx = find_page(args, next_work, key_of(next, this_producer()), entry);
-      produce_tile<kDim>(shared, 1, first_chunk, parities.piece(), key);
-      if (next < next_work.piece_end) key = begin_key<kDim>(args, next_work, next, entry, page_idx);
-      parities.next_piece();
+    if (work.has_pieces()) {
+      const int producer = this_producer(), key = key_of(work.piece_begin, producer);
+      Stream<kDim, kAhead> stream;
+      stream.entry_ahead = entry_of(args, work, work.piece_begin, producer);
+      stream.page_ahead = find_page(args, work, key, stream.entry_ahead);
+      const EntryPlace place = locate<kDim>(args, work, key, stream.entry_ahead, stream.page_ahead);
+      prefetch_entry<kDim>(place);
+      stream.values = place.values;
+      stream.keys = quad_keys(place.values, 0);
+      stream.scales = read_scales<kDim>(place);
+      stream.is_key = stream.entry_ahead >= 0;
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) load_word<kDim>(i, stream.keys, stream.words[i]);
+      produce_keys<kDim, kAhead>(args, shared, parities, stream);
+    } else {
+      if (this_producer() < 32) announce_next_row<kDim>(args, shared, parities.row());
+      parities.next_row();
+      ptx::mbarrier_wait(&shared.work_full, parities.row());
     }
-    is_known = num_pieces > 0;
-    if (!is_known && announces) announce_next(parities.row());
-    is_first = false;
-    parities.next_row();
-    ptx::mbarrier_wait(&shared.work_full, parities.row());
   }
 }
 

@@ -33,13 +33,9 @@ struct Arguments {
 
 // The part of a CTA's pieces that is being summed up, and the tile of the row before which it ends.
 struct Part {
-  uint16_t index;
-  uint16_t tile_end;
+  int index;
+  int tile_end;
 };
-
-__device__ __forceinline__ Part part_of(int index, int tile_end) {
-  return {static_cast<uint16_t>(index), static_cast<uint16_t>(tile_end)};
-}
 
 // What a CTA works on; the same in all its threads.
 struct Work {
@@ -76,7 +72,7 @@ __device__ __forceinline__ void find_pieces(const Arguments& args, int rank, Wor
     const int group = args.splits.quotient(num_groups * rank + args.split - 1);
     work.piece_begin = group_begin(work, group);
     work.piece_end = group_begin(work, args.splits.quotient(num_groups * (rank + 1) + args.split - 1));
-    work.first_part = part_of(group, group_begin(work, group + 1) * kTiles);
+    work.first_part = {group, group_begin(work, group + 1) * kTiles};
     return;
   }
   const int num_larger = work.counts.num_larger, in_larger = num_larger * (group_ctas + 1);
@@ -87,13 +83,13 @@ __device__ __forceinline__ void find_pieces(const Arguments& args, int rank, Wor
   work.piece_begin = begin + before;
   work.piece_end = begin + pieces_before(num_pieces, num_ctas, i + 1);
   const int first_part = group * work.counts.group_parts();
-  work.first_part = i == 0 ? part_of(first_part, work.piece_end * kTiles)
-                           : part_of(first_part + 1 + (before - pieces_before(num_pieces, num_ctas, 1)) * kTiles, work.piece_begin * kTiles + 1);
+  work.first_part = i == 0 ? Part{first_part, work.piece_end * kTiles}
+                           : Part{first_part + 1 + (before - pieces_before(num_pieces, num_ctas, 1)) * kTiles, work.piece_begin * kTiles + 1};
 }
 
 // The part after the one that has been handed over.
 __device__ __forceinline__ Part next_part(const Work& work, const Part& part) {
-  return part_of(part.index + 1, work.counts.group_ctas == 0 ? group_begin(work, part.index + 2) * kTiles : part.tile_end + 1);
+  return {part.index + 1, work.counts.group_ctas == 0 ? group_begin(work, part.index + 2) * kTiles : part.tile_end + 1};
 }
 
 // The heads of a unit.
@@ -172,6 +168,13 @@ __device__ __forceinline__ EntryPlace locate(const Arguments& args, const Work& 
                                   : params.entries.data + static_cast<size_t>(page_idx) * args.entry_page_bytes;
   const int in_page = in_window ? entry : args.entries_per_page.remainder(entry);
   return {page + kLayout.value_offset(in_page), page + kLayout.scale_offset(in_page, entries_per_page)};
+}
+
+// Brings an entry into the L2.
+template <int kDim>
+__device__ __forceinline__ void prefetch_entry(const EntryPlace& place) {
+  ptx::bulk_prefetch_l2(place.values, KvEntryLayout{kDim}.value_bytes());
+  ptx::prefetch_l2(place.scales);
 }
 
 }  // namespace dsv4::cuda
