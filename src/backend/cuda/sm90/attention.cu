@@ -518,77 +518,124 @@ __device__ __forceinline__ void emit_row(const Arguments& args, const RowState& 
   }
 }
 
+// Some vectors of what a thread of a CTA had summed up, added up over parts.
+template <int kVectors>
+struct Share {
+  PartSum sums[2];
+  float4 values[kVectors];
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) sums[row] = PartSum{};
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) values[v] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  }
+  __device__ __forceinline__ void add(const PartSum (&part_sums)[2], const float4 (&part_values)[kVectors]) {
+    FoldFactors factors[2];
+#pragma unroll
+    for (int row = 0; row < 2; ++row) factors[row] = fold(sums[row], part_sums[row]);
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) fold_vectors(factors, part_values[v], values[v]);
+  }
+};
+
+// share ← vectors `first` … of thread `source`, of groups group_begin … group_end − 1.
+template <int kAtOnce, int kVectors>
+__device__ __forceinline__ void add_groups(const Arguments& args, const Work& work, int part_vectors, int source, int first, int group_begin,
+                                           int group_end, Share<kVectors>& share) {
+  const PartCounts counts = work.counts;
+  const int group_parts = counts.group_parts(), slot_end = group_end * group_parts;
+  const int64_t first_index = first_part_index(args, work);
+  Share<kVectors> of_group;
+  of_group.clear();
+  share.clear();
+  int group = group_begin, in_group_idx = 0;
+#pragma unroll 1
+  for (int begin = group_begin * group_parts; begin < slot_end; begin += kAtOnce) {
+    float4 parts[kAtOnce][kVectors];
+    int2 sums[kAtOnce][2];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int64_t part = first_index + min(begin + k, slot_end - 1);
+      const float4* place = args.parts + part * part_vectors + part_place(source, first);
+#pragma unroll
+      for (int v = 0; v < kVectors; ++v) parts[k][v] = __ldcg(place + part_place(0, v));
+      const int2* part_sums = reinterpret_cast<const int2*>(args.part_sums) + part * kConsumers * 2 + source;
+      sums[k][0] = __ldcg(part_sums);
+      sums[k][1] = __ldcg(part_sums + kConsumers);
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (begin + k >= slot_end) break;
+      if (in_group_idx < counts.parts(group)) {
+        const PartSum part_sums[2] = {{sums[k][0].x, __int_as_float(sums[k][0].y)}, {sums[k][1].x, __int_as_float(sums[k][1].y)}};
+        of_group.add(part_sums, parts[k]);
+      }
+      if (++in_group_idx < group_parts) continue;
+      in_group_idx = 0;
+      ++group;
+      share.add(of_group.sums, of_group.values);
+      of_group.clear();
+    }
+  }
+}
+
 // The output of a row whose parts are in scratch memory: every warp of the CTAs that share it adds up what a warp of a CTA had, some
-// vectors of it at a time.
+// vectors of it at a time. Where there are fewer such shares than warps, the warps of a CTA have groups of one share, which meet in
+// shared memory, in place of P.
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
-__device__ __forceinline__ void emit_shares(const Arguments& args, const RowState& state, int thread, int rank) {
+__device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<kDim>& shared) {
   using S = Shape<kDim, kGroupBlocks>;
   constexpr int kVectors = 2 * kOutputVectors<kDim, kOutput>;
   constexpr int kAtOnce = kVectors <= 2 ? 5 : kVectors <= 4 ? 4 : 1;
-  constexpr int kPartVectors = S::kVectors * kConsumers;
-  constexpr int kSources = 4 * S::kGroups;
+  constexpr int kSources = 4 * S::kGroups, kItems = S::kVectors / kVectors * kSources;
+  constexpr int kColumnSets = S::kBlocks / S::kColumnBlocks;
+  using ShareOf = Share<kVectors>;
+  constexpr int kMostShares = static_cast<int>(kTerms * kTiles * kBlockBytes / (32 * sizeof(ShareOf)));  // one of them the sum
+  constexpr int kGroupsAtOnce = kMostShares - 1 < kWarps ? kMostShares - 1 : kWarps;
+  const RowState& state = row_of_consumer(shared);
   const Work& work = state.work;
-  const int64_t first_index = first_part_index(args, work);
-  const PartCounts counts = work.counts;
-  const int group_parts = counts.group_parts(), num_slots = counts.num_groups * group_parts;
+  const int thread = ptx::thread_here(), warp = thread / 32, rank = first_turn(args).rank;
+  const int num_groups = work.counts.num_groups;
+  const bool by_groups = kColumnSets > 1 && num_groups > 1 && kItems < args.split * kWarps;
 #pragma unroll 1
-  for (int item = thread / 32 * args.split + rank; item < S::kVectors / kVectors * kSources; item += args.split * kWarps) {
+  for (int item = by_groups ? rank : warp * args.split + rank; item < kItems; item += by_groups ? args.split : args.split * kWarps) {
     const int first = item / kSources * kVectors, source = item % kSources * 32 + thread % 32;
-    PartSum group_sums[2], row_sums[2];
-    float4 in_group[kVectors], in_row[kVectors];
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) in_group[v] = in_row[v] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    int group = 0, in_group_idx = 0;
+    ShareOf share;
 #pragma unroll 1
-    for (int begin = 0; begin < num_slots; begin += kAtOnce) {
-      float4 parts[kAtOnce][kVectors];
-      int2 sums[kAtOnce][2];
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        const int64_t part = first_index + min(begin + k, num_slots - 1);
-        const float4* place = args.parts + part * kPartVectors + part_place(source, first);
-#pragma unroll
-        for (int v = 0; v < kVectors; ++v) parts[k][v] = __ldcg(place + part_place(0, v));
-        const int2* part_sums = reinterpret_cast<const int2*>(args.part_sums) + part * kConsumers * 2 + source;
-        sums[k][0] = __ldcg(part_sums);
-        sums[k][1] = __ldcg(part_sums + kConsumers);
+    for (int begin = 0; begin < (by_groups ? num_groups : 1); begin += kGroupsAtOnce) {
+      const int group = begin + warp;
+      if (!by_groups || (warp < kGroupsAtOnce && group < num_groups)) {
+        add_groups<kAtOnce, kVectors>(args, work, S::kVectors * kConsumers, source, first, by_groups ? group : 0,
+                                      by_groups ? group + 1 : num_groups, share);
       }
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        if (begin + k >= num_slots) break;
-        if (in_group_idx < counts.parts(group)) {
-          FoldFactors factors[2];
-#pragma unroll
-          for (int row = 0; row < 2; ++row) factors[row] = fold(group_sums[row], PartSum{sums[k][row].x, __int_as_float(sums[k][row].y)});
-#pragma unroll
-          for (int v = 0; v < kVectors; ++v) fold_vectors(factors, parts[k][v], in_group[v]);
+      if (!by_groups) break;
+      ShareOf* const shares = reinterpret_cast<ShareOf*>(shared.p[0][0]) + thread % 32;
+      if (warp < kGroupsAtOnce) shares[warp * 32] = share;
+      ptx::named_barrier_sync(kRowBarrier, kConsumers);
+      if (warp == 0) {
+        share.clear();
+        if (begin > 0) share = shares[kGroupsAtOnce * 32];
+#pragma unroll 1
+        for (int i = 0; i < min(kGroupsAtOnce, num_groups - begin); ++i) {
+          const ShareOf of_group = shares[i * 32];
+          share.add(of_group.sums, of_group.values);
         }
-        if (++in_group_idx < group_parts) continue;
-        in_group_idx = 0;
-        ++group;
-        FoldFactors factors[2];
-#pragma unroll
-        for (int row = 0; row < 2; ++row) {
-          factors[row] = fold(row_sums[row], group_sums[row]);
-          group_sums[row] = PartSum{};
-        }
-#pragma unroll
-        for (int v = 0; v < kVectors; ++v) {
-          fold_vectors(factors, in_group[v], in_row[v]);
-          in_group[v] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        }
+        shares[kGroupsAtOnce * 32] = share;
       }
+      ptx::named_barrier_sync(kRowBarrier, kConsumers);
     }
+    if (by_groups && warp > 0) continue;
     const int first_dim = first_block<kDim, kGroupBlocks>(work.column, source) * kBlockDims;
     HeadSums sums[2];
-    normalise_heads(args.params, work.heads, state, source, source < kGroupThreads && work.column == 0 && first == 0, row_sums, sums);
+    normalise_heads(args.params, work.heads, state, source, source < kGroupThreads && work.column == 0 && first == 0, share.sums, sums);
     float values[kVectors][4];
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      values[v][0] = in_row[v].x;
-      values[v][1] = in_row[v].y;
-      values[v][2] = in_row[v].z;
-      values[v][3] = in_row[v].w;
+      values[v][0] = share.values[v].x;
+      values[v][1] = share.values[v].y;
+      values[v][2] = share.values[v].z;
+      values[v][3] = share.values[v].w;
     }
     emit_vectors<kDim, kOutput>(args.params, work.heads, state, source, first_dim + first * 8, sums, values);
   }
@@ -616,16 +663,17 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
       Output<kGroupBlocks> o;
       consume<kDim, kGroupBlocks>(args, shared, row_sums, o);
       const RowState& state = row_of_consumer(shared);
-      const int thread = ptx::thread_here(), rank = first_turn(args).rank;
       if (is_alone(args, state.work)) {
-        if (rank == 0) emit_row<kDim, kGroupBlocks, kOutput>(args, state, thread, row_sums, o, shared.p[0][0]);
+        if (first_turn(args).rank == 0) {
+          emit_row<kDim, kGroupBlocks, kOutput>(args, state, ptx::thread_here(), row_sums, o, shared.p[0][0]);
+        }
       } else {
         if (args.split > 1) {
-          meet(args, state.work.unit, thread);
+          meet(args, state.work.unit, ptx::thread_here());
         } else {
           ptx::named_barrier_sync(kRowBarrier, kConsumers);
         }
-        emit_shares<kDim, kGroupBlocks, kOutput>(args, state, thread, rank);
+        emit_shares<kDim, kGroupBlocks, kOutput>(args, shared);
         if (args.split == 1) ptx::named_barrier_sync(kRowBarrier, kConsumers);  // the parts may be overwritten
       }
     }

@@ -1,6 +1,8 @@
 // Who computes what in a launch of attention: chosen by what fills the GPU, with no effect on the results.
 #pragma once
 
+#include <algorithm>
+
 #include "backend/cuda/runtime/launch.h"
 #include "ops/attention.h"
 
@@ -90,8 +92,8 @@ inline double cost(const AttentionParams& params, int num_sms, int num_pieces, A
   const int num_groups = num_piece_groups(num_pieces);
   const int64_t bytes = part_bytes(params.head_dim, plan.columns);
   const double share = params.head_dim / 512.0 / plan.columns;
-  const double piece_cycles = 2500 + 5500 * (params.head_dim / 512.0) + 5000 * share;
-  const double start_cycles = 6000, store_cycles = 500 + 5500 * share, output_cycles = 5000 * share;
+  const double piece_cycles = 2500 + 8000 * (params.head_dim / 512.0) + 2500 * share;
+  const double start_cycles = 10000, store_cycles = 500 + 5500 * share, output_cycles = 5000 * share;
   if (plan.split == 1) {
     plan.num_ctas = num_units < num_sms ? num_units : num_sms;
     plan.max_parts = num_groups > 1 ? num_groups : 0;
@@ -111,21 +113,22 @@ inline double cost(const AttentionParams& params, int num_sms, int num_pieces, A
   }
   const PartCounts counts = count_parts(num_pieces, plan.split);
   if (num_units * plan.max_parts * bytes > params.scratch_bytes) return -1;
-  int run_pieces = 0, run_parts;
+  double run_cycles = 0;  // of the slowest CTA's pieces, handed over
   if (counts.group_ctas == 0) {
-    run_parts = (num_groups + plan.split - 1) / plan.split;
-    run_pieces = run_parts * counts.pieces(0);
+    const int groups = (num_groups + plan.split - 1) / plan.split;
+    run_cycles = groups * (counts.pieces(0) * piece_cycles + store_cycles);
   } else {
-    for (int group = 0; group < num_groups; ++group) {
-      const int pieces = (counts.pieces(group) + counts.ctas(group) - 1) / counts.ctas(group);
-      if (pieces > run_pieces) run_pieces = pieces;
+    for (int group = 0; group < num_groups; ++group) {  // the first CTA hands over a sum, the others every tile
+      const int pieces = counts.pieces(group), ctas = counts.ctas(group), first = (pieces + ctas - 1) / ctas;
+      const int other = ctas > 1 ? (pieces - first + ctas - 2) / (ctas - 1) : 0;
+      run_cycles = std::max({run_cycles, first * piece_cycles + store_cycles, other * (piece_cycles + kTiles * store_cycles)});
     }
-    run_parts = run_pieces * kTiles;
   }
-  const int num_parts = num_groups * counts.group_parts();
-  const double items = params.head_dim / 64.0 / plan.columns * 4 * 8;  // a warp's, of two vectors
-  const double rounds = items > 8.0 * plan.split ? items / (8.0 * plan.split) : 1.0;
-  return start_cycles + run_pieces * piece_cycles + run_parts * store_cycles + 3000 + rounds * (500 + num_parts * 80.0);
+  const double items = params.head_dim / 64.0 / plan.columns * 4 * 8, rounds = std::max(1.0, items / (8.0 * plan.split));
+  const bool by_groups = plan.columns > 1 && num_groups > 1 && items < 8 * plan.split;  // warps have groups of an item (attention.cu, emit_shares())
+  const int num_parts = by_groups ? (num_groups + 7) / 8 * counts.group_parts() + num_groups : num_groups * counts.group_parts();
+  const double traffic_cycles = 2.0 * num_units * num_groups * counts.group_parts() * bytes / 2000;  // parts written and read, all CTAs
+  return start_cycles + run_cycles + 3000 + traffic_cycles + (by_groups ? std::max(1.0, items / plan.split) : rounds) * (500 + num_parts * 150.0);
 }
 
 }  // namespace attention_plan
