@@ -1,16 +1,17 @@
 // Core attention with sink (ops/attention.h) on wgmma, f16 operands and fp32 sums.
 //
 // Work. A row × 64 heads belongs to a CTA, or to several: some for other columns of the output, others for other keys. Keys (window
-// ascending, then entries) come in pieces of two tiles of 64. Every piece's products start from zero, relative to the piece's own maxima,
-// and are added to those of the pieces before it in fp32, with exact factors (fold(), block/attention_output.h). So a row's bits depend on
-// its keys alone, not on who computed which piece and which columns: make_attention_plan() chooses what fills the GPU.
+// ascending, then entries) come in pieces of two tiles of 64. Every tile's products start from zero, relative to the tile's own maxima,
+// and are added to those of the tiles before it in fp32, with exact factors (fold(), block/attention_output.h). So a row's bits depend on
+// its keys alone, not on who computed which tile and which columns: make_attention_plan() chooses what fills the GPU.
 //
-//   producer warpgroup      entries → registers, FP8 → f16 → shared memory, block of 64 dims by block
-//   consumer warpgroup 0    S of tile 0 | maxima | softmax | P → shared | O += P·V of both tiles, columns 0 … D/2 − 1
-//   consumer warpgroup 1    S of tile 1 | maxima | softmax | P → shared | O += P·V of both tiles, the other columns
+//   producer warpgroup      entries → registers, FP8 → f16 → shared memory: tile 0, then tile 1, block of 64 dims by block
+//   consumer warpgroup 0    S of tile 0 | softmax | P → shared | O += P·V of tile 0 | P of tile 1 ← shared | O += P·V of tile 1
+//   consumer warpgroup 1    S of tile 1 | softmax | P → shared, P of tile 0 ← shared | O += P·V of tile 0 | of tile 1
 //
-// A block of 64 dims × 64 keys is filled again as soon as the warpgroup that has these columns is done with it: the next piece arrives
-// while this one's values are multiplied, and its S begins with the blocks that came first.
+// The warpgroups have half of the columns each. Of a tile they need nothing from each other but P, so that one multiplies while the other
+// is at its softmax. A block of 64 dims × 64 keys is filled again as soon as the warpgroup that has these columns is done with it: the next
+// piece arrives while this one's values are multiplied, and its S begins with the blocks that came first.
 //
 // Numbers. P is taken as two f16, high and low: 22 bits. Maxima are rounded up to integers (of logits in powers of two), so that changing
 // them is exact; P is up to 2^15, which puts the low term of what matters above the subnormals.
@@ -22,20 +23,17 @@
 #include "backend/cuda/ptx/cluster.h"
 #include "backend/cuda/ptx/copy.h"
 #include "backend/cuda/ptx/counter.h"
-#include "backend/cuda/ptx/exp2.h"
 #include "backend/cuda/ptx/grid.h"
-#include "backend/cuda/ptx/matrix.h"
 #include "backend/cuda/ptx/registers.h"
 #include "backend/cuda/ptx/wgmma.h"
 #include "backend/cuda/sm90/attention_keys.h"
 #include "backend/cuda/sm90/attention_plan.h"
+#include "backend/cuda/sm90/attention_weights.h"
 #include "backend/cuda/sm90/attention_work.h"
 
 namespace dsv4::cuda {
 namespace {
 
-constexpr int kHeadroom = 15;  // P is relative to 2^(maximum − kHeadroom)
-constexpr int kRowBarrier = 1, kOrderBarrier = 2, kReadBarrier = 3, kTileBarrier = 4;  // kTileBarrier + t: P of tile t is in shared memory
 constexpr uint32_t kValueStep = 16 * kSwizzleRowBytes >> 4;  // descriptor units of 16 keys
 constexpr uint32_t kDepthStep = 32 >> 4;                     // of 16 dims of a K-major operand
 
@@ -43,36 +41,6 @@ template <int kCount>
 __device__ __forceinline__ void fence_operands(float (&values)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) ptx::wgmma_fence_operand(values[i]);
-}
-
-// The sums of a thread's two heads, which its quad has in common, a lane a word of them.
-class QuadSums {
- public:
-  __device__ __forceinline__ PartSum of(int row) const {
-    return {__shfl_sync(0xffffffffu, word_, 2 * row, 4), __int_as_float(__shfl_sync(0xffffffffu, word_, 2 * row + 1, 4))};
-  }
-  __device__ __forceinline__ void set(const PartSum (&sums)[2]) {
-    const int i = ptx::thread_here() % 4;
-    const PartSum& sum = sums[0];
-    const int first = i == 0 ? sum.maximum : __float_as_int(sum.total);
-    const int second = i == 2 ? sums[1].maximum : __float_as_int(sums[1].total);
-    word_ = i < 2 ? first : second;
-  }
-
- private:
-  int word_;
-};
-
-// A warp's 16 heads of P of a tile, of which a thread has two, as f16 terms in the fragments of wgmma, high and low, and the sums that P is
-// relative to.
-struct TileWeights {
-  uint32_t p[kTerms][kSteps][4];
-  PartSum sums[2];
-};
-
-__device__ __forceinline__ void fence_operands(TileWeights& weights) {
-#pragma unroll
-  for (int i = 0; i < kTerms * kSteps * 4; ++i) ptx::wgmma_fence_operand(weights.p[i / (kSteps * 4)][i / 4 % kSteps][i % 4]);
 }
 
 // Of shared memory that all lanes of a warp mean: the compiler then knows that they do, and keeps the descriptor in uniform registers.
@@ -104,100 +72,6 @@ __device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, int ti
   fence_operands(s);
 }
 
-// A value of all lanes of a quad.
-template <class Combine>
-__device__ __forceinline__ float combine_quad(float value, const Combine& combine) {
-  value = combine(value, __shfl_xor_sync(0xffffffffu, value, 1));
-  return combine(value, __shfl_xor_sync(0xffffffffu, value, 2));
-}
-
-// The head of row g of a thread's fragments; the other is eight further.
-__device__ __forceinline__ int first_head(int thread) {
-  return thread / 32 % 4 * 16 + thread % 32 / 4;
-}
-
-// Logits, not scaled → P relative to the tile's own maxima, rounded up.
-template <int kDim>
-__device__ __forceinline__ void weigh_keys(const SharedMemory<kDim>& shared, int thread, int tile, float scale, float (&s)[kTileKeys / 2],
-                                           TileWeights& weights) {
-  const float2* bias = reinterpret_cast<const float2*>(shared.bias[tile]) + thread % 4;
-  float largest[2] = {__int_as_float(0xff800000), __int_as_float(0xff800000)};
-#pragma unroll
-  for (int j = 0; j < kTileKeys / 8; ++j) {
-    const float2 pair = bias[4 * j];
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      float* logits = s + 4 * j + 2 * row;
-      logits[0] = fmaf(logits[0], scale, pair.x);
-      logits[1] = fmaf(logits[1], scale, pair.y);
-      largest[row] = fmaxf(largest[row], fmaxf(logits[0], logits[1]));
-    }
-  }
-  float references[2], totals[2] = {0.0f, 0.0f};
-#pragma unroll
-  for (int row = 0; row < 2; ++row) {
-    largest[row] = combine_quad(largest[row], [](float a, float b) { return fmaxf(a, b); });
-    weights.sums[row].maximum = max(__float2int_ru(largest[row]), kNoMaximum + kHeadroom) - kHeadroom;
-    references[row] = static_cast<float>(weights.sums[row].maximum);
-  }
-#pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {  // rows g and g + 8 of eight keys, then of the next eight
-      const int row = i % 2;
-      const float even = ptx::exp2_approx(s[8 * step + 2 * i] - references[row]);
-      const float odd = ptx::exp2_approx(s[8 * step + 2 * i + 1] - references[row]);
-      totals[row] += even + odd;
-      weights.p[0][step][i] = ptx::convert_f16x2(odd, even);
-      float odd_high, even_high;
-      ptx::widen_f16x2(weights.p[0][step][i], odd_high, even_high);
-      weights.p[1][step][i] = ptx::convert_f16x2(odd - odd_high, even - even_high);
-    }
-  }
-#pragma unroll
-  for (int row = 0; row < 2; ++row) weights.sums[row].total = combine_quad(totals[row], [](float a, float b) { return a + b; });
-}
-
-// Where a lane's row of the fragments of step `step` of P is.
-__device__ __forceinline__ uint32_t fragment_address(const uint8_t* p, int thread, int step) {
-  const int lane = thread % 32, row = thread / 32 % 4 * 16 + lane % 16;
-  return ptx::shared_address(p) + swizzled_offset(row, 2 * step + lane / 16);
-}
-
-template <int kDim>
-__device__ __forceinline__ void store_weights(SharedMemory<kDim>& shared, int thread, int tile, const TileWeights& weights) {
-#pragma unroll
-  for (int i = 0; i < kTerms * kSteps; ++i) {
-    ptx::store_matrices(fragment_address(shared.p[i / kSteps][tile], thread, i % kSteps), weights.p[i / kSteps][i % kSteps]);
-  }
-  if (thread % 4 < 2) {
-    shared.sums[tile][first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? weights.sums[0] : weights.sums[1];
-  }
-}
-
-template <int kDim>
-__device__ __forceinline__ void load_weights(const SharedMemory<kDim>& shared, int thread, int tile, TileWeights& weights) {
-#pragma unroll
-  for (int i = 0; i < kTerms * kSteps; ++i) {
-    ptx::load_matrices(fragment_address(shared.p[i / kSteps][tile], thread, i % kSteps), weights.p[i / kSteps][i % kSteps]);
-  }
-#pragma unroll
-  for (int row = 0; row < 2; ++row) weights.sums[row] = shared.sums[tile][first_head(thread) + 8 * row];
-}
-
-// A tile's weights of the thread's warpgroup for the other one. Tile 0's, afterwards, for both. What is overwritten has been read: tile 0's
-// before the last barrier of tile 1, tile 1's before the last kReadBarrier.
-template <int kDim>
-__device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, bool has_columns, TileWeights& weights) {
-  const int tile = thread / kGroupThreads;
-  store_weights<kDim>(shared, thread, tile, weights);
-  if (tile == 1) {
-    ptx::named_barrier_sync(kTileBarrier, kConsumers);
-    if (has_columns) load_weights<kDim>(shared, thread, 0, weights);
-  }
-  ptx::named_barrier_arrive(kTileBarrier + tile, kConsumers);
-}
-
 // The first block of a warpgroup's columns.
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ int first_block(int column, int thread) {
@@ -222,8 +96,8 @@ __device__ __forceinline__ void multiply_values(const TileWeights& weights, uint
   ptx::wgmma_commit_group();
 }
 
-// o += P·V of a tile for the warpgroup's columns, whose blocks are then free, and the row's sums += the tile's. The products of 32 columns
-// are under way while those of the 32 before are added.
+// o += P·V of a tile for the warpgroup's columns, whose blocks are then free, and the row's sums += the tile's: fold(), where a factor of 1
+// is left out.
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, int block, TileWeights& weights, QuadSums& row_sums,
                                          Output<kGroupBlocks>& o) {
@@ -498,7 +372,8 @@ __device__ __forceinline__ void emit_row(const Arguments& args, const RowState& 
   const int column = state.work.column;
   const int first_dim = first_block<kDim, kGroupBlocks>(column, thread) * kBlockDims;
   HeadSums sums[2];
-  normalise_heads(args.params, state.work.heads, state, thread, thread < kGroupThreads && column == 0, {row_sums.of(0), row_sums.of(1)}, sums);
+  normalise_heads(args.params, state.work.heads, state, thread, thread < kGroupThreads && column == 0, {row_sums.of(0), row_sums.of(1)},
+                  sums);
   if constexpr (kOutput == AttentionOutput::kBf16) {
 #pragma unroll
     for (int i = 0; i < kGroupBlocks; ++i) {
@@ -541,8 +416,8 @@ struct Share {
 
 // share ← vectors `first` … of thread `source`, of groups group_begin … group_end − 1.
 template <int kAtOnce, int kVectors>
-__device__ __forceinline__ void add_groups(const Arguments& args, const Work& work, int part_vectors, int source, int first, int group_begin,
-                                           int group_end, Share<kVectors>& share) {
+__device__ __forceinline__ void add_groups(const Arguments& args, const Work& work, int part_vectors, int source, int first,
+                                           int group_begin, int group_end, Share<kVectors>& share) {
   const PartCounts counts = work.counts;
   const int group_parts = counts.group_parts(), slot_end = group_end * group_parts;
   const int64_t first_index = first_part_index(args, work);

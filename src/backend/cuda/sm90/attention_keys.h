@@ -22,9 +22,9 @@ inline constexpr float kLog2E = 1.44269504088896340736f;
 template <int kDim, int kGroupBlocks>
 struct Shape {
   static constexpr int kBlocks = kDim / kBlockDims;
-  static constexpr int kGroups = kBlocks <= 2 ? 1 : 2;              // warpgroups that have columns of O
-  static constexpr int kColumnBlocks = kGroups * kGroupBlocks;      // of a CTA
-  static constexpr int kVectors = 8 * kGroupBlocks;                 // of four values, of a thread
+  static constexpr int kGroups = kBlocks <= 2 ? 1 : 2;          // warpgroups that have columns of O
+  static constexpr int kColumnBlocks = kGroups * kGroupBlocks;  // of a CTA
+  static constexpr int kVectors = 8 * kGroupBlocks;             // of four values, of a thread
 };
 
 // With which parity to wait for a row and for a piece.
@@ -69,8 +69,8 @@ struct SharedMemory {
   alignas(kSwizzleAtomBytes) uint8_t keys[kTiles][kBlocks][kBlockBytes];
   alignas(kSwizzleAtomBytes) uint8_t p[kTerms][kTiles][kBlockBytes];  // [64 heads, 64 keys]
   RowState rows[2];
-  PartSum sums[kTiles][kHeadTile];                              // of a tile's keys
-  alignas(16) float bias[kTiles][kTileKeys];                    // 0, or −∞ where there is no key
+  PartSum sums[kTiles][kHeadTile];            // of a tile's keys
+  alignas(16) float bias[kTiles][kTileKeys];  // 0, or −∞ where there is no key
   ConsumerTurn consumer_turns[kWarps];
   ProducerTurn turns[kProducers / 32];
   static constexpr int kFills = kBlocks > 1 ? kBlocks / 2 : 1;  // of a tile: two blocks at once
@@ -103,9 +103,10 @@ struct Units {
 // Registers of threads, in all three times 168, and how many words of a lane the producers read ahead.
 template <int kGroupBlocks, AttentionOutput kOutput>
 struct Registers {
-  static constexpr int kConsumer = kGroupBlocks == 4 ? 200 : kOutput == AttentionOutput::kFp8 ? 208
-                                   : kOutput == AttentionOutput::kBf16                   ? 160
-                                                                                         : 176;
+  static constexpr int kConsumer = kGroupBlocks == 4                   ? 200
+                                   : kOutput == AttentionOutput::kFp8  ? 208
+                                   : kOutput == AttentionOutput::kBf16 ? 160
+                                                                       : 176;
   static constexpr int kProducer = 3 * 168 - 2 * kConsumer;
 };
 template <int kDim>
@@ -154,9 +155,9 @@ struct Stream {
   uint4 words[kAhead];
   const uint8_t* values;  // of the lane's key of the piece that is being read
   QuadKeys keys;          // of the tile
-  uint2 scales;     // of the lane's key of that piece
-  bool is_key;      // whether there is one
-  int entry_ahead;  // of the piece after it
+  uint2 scales;           // of the lane's key of that piece
+  bool is_key;            // whether there is one
+  int entry_ahead;        // of the piece after it
   int page_ahead;
 };
 

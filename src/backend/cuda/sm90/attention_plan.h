@@ -125,10 +125,12 @@ inline double cost(const AttentionParams& params, int num_sms, int num_pieces, A
     }
   }
   const double items = params.head_dim / 64.0 / plan.columns * 4 * 8, rounds = std::max(1.0, items / (8.0 * plan.split));
-  const bool by_groups = plan.columns > 1 && num_groups > 1 && items < 8 * plan.split;  // warps have groups of an item (attention.cu, emit_shares())
+  const bool by_groups =
+      plan.columns > 1 && num_groups > 1 && items < 8 * plan.split;  // warps have groups of an item (attention.cu, emit_shares())
   const int num_parts = by_groups ? (num_groups + 7) / 8 * counts.group_parts() + num_groups : num_groups * counts.group_parts();
   const double traffic_cycles = 2.0 * num_units * num_groups * counts.group_parts() * bytes / 2000;  // parts written and read, all CTAs
-  return start_cycles + run_cycles + 3000 + traffic_cycles + (by_groups ? std::max(1.0, items / plan.split) : rounds) * (500 + num_parts * 150.0);
+  return start_cycles + run_cycles + 3000 + traffic_cycles +
+         (by_groups ? std::max(1.0, items / plan.split) : rounds) * (500 + num_parts * 150.0);
 }
 
 }  // namespace attention_plan
@@ -139,6 +141,11 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
   if (params.entries.data != nullptr) {
     const int64_t bound = static_cast<int64_t>(params.batch.page_table_stride) * params.entries.entries_per_page;
     num_keys += params.selected != nullptr ? params.num_selected : params.max_visible > 0 ? params.max_visible : bound;
+  }
+  constexpr int64_t kMostKeys = 32767 * kPieceKeys;  // pieces are counted in 16 bits
+  if (num_keys > kMostKeys) {
+    fail_line("attention: rows of up to %lld keys, expected at most %lld", static_cast<long long>(num_keys),
+              static_cast<long long>(kMostKeys));
   }
   const int num_pieces = static_cast<int>((num_keys + kPieceKeys - 1) / kPieceKeys);
   const int num_groups = num_piece_groups(num_pieces);

@@ -83,8 +83,9 @@ __device__ __forceinline__ void find_pieces(const Arguments& args, int rank, Wor
   work.piece_begin = begin + before;
   work.piece_end = begin + pieces_before(num_pieces, num_ctas, i + 1);
   const int first_part = group * work.counts.group_parts();
-  work.first_part = i == 0 ? Part{first_part, work.piece_end * kTiles}
-                           : Part{first_part + 1 + (before - pieces_before(num_pieces, num_ctas, 1)) * kTiles, work.piece_begin * kTiles + 1};
+  work.first_part = i == 0
+                        ? Part{first_part, work.piece_end * kTiles}
+                        : Part{first_part + 1 + (before - pieces_before(num_pieces, num_ctas, 1)) * kTiles, work.piece_begin * kTiles + 1};
 }
 
 // The part after the one that has been handed over.
