@@ -336,6 +336,12 @@ TEST_F(AttentionGpu, RefusesWhatItHasNoKernelFor) {
   params = device.params();
   params.window = 11;
   EXPECT_EQ(test::error_of([&] { gpu().attention(params); }), "attention: window 11 in a ring of 10 entries, expected 1 ≤ window ≤ ring");
+  params = device.params();
+  params.entries = {params.ring.data, 64};
+  params.ratio = 4;
+  params.selected = nullptr;
+  params.max_visible = 1 << 22;
+  EXPECT_EQ(test::error_of([&] { gpu().attention(params); }), "attention: rows of up to 4194312 keys, expected at most 4194176");
 }
 
 // Pages and slots above 4 GiB: the case's caches lie at the end of large ones.
