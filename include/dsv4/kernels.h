@@ -62,8 +62,9 @@ typedef enum dsv4_attention_output {
  *   o = Σ_j e^l_j · k_j / (Σ_j e^l_j + e^sink),   lse = ln(Σ_j e^l_j + e^sink).
  * Then the last 64 values of o are rotated back: pair i, values (a, b) at D − 64 + 2i, by the angle θ = fp32(p)·freqs[i] (an fp32 product)
  * to (a·cos θ + b·sin θ, b·cos θ − a·sin θ). A row without keys gives zeros and its sink; a padding row zeros (codes and scales too) and
- * −∞. A row's bytes do not depend on the other rows of the step, only on its own keys, of which there are at most 4,194,176. q and the
- * values of entries are taken as f16 (what is above 65,504 is infinite, below 2^-14 it is off by up to 2^-25), everything else in fp32. */
+ * −∞. A row's bytes do not depend on the other rows of the step, only on its own keys. q and the values of entries are taken as f16 (what
+ * is above 65,504 is infinite, below 2^-14 it is off by up to 2^-25), everything else in fp32. A row may have up to 4,194,176 keys; what
+ * counts is window + num_selected, or without a list window + page_table_stride · entries_per_page. */
 typedef struct dsv4_attention_args {
   size_t struct_size;      /* sizeof(dsv4_attention_args) */
   const dsv4_batch* batch; /* host */

@@ -203,7 +203,9 @@ dsv4_status dsv4_attention(const dsv4_attention_args* args, void* stream, char* 
                     if (batch.num_tokens == 0) return;
                     check_attention_pointers(check, given);
                     const dsv4::BatchView view = batch_view(check, batch, {.row_begin = true, .page_table = given.entries != nullptr});
-                    dsv4::run_attention(stream, attention_params(given, view));
+                    const dsv4::AttentionParams params = attention_params(given, view);
+                    check.number("keys of a row", dsv4::attention_key_bound(params), 1, dsv4::kAttentionMaxKeys);
+                    dsv4::run_attention(stream, params);
                   });
 }
 

@@ -55,6 +55,15 @@ struct AttentionParams {
   int64_t scratch_bytes = 0;
 };
 
+// An upper bound of the keys of a row of the step, and the most that a GPU takes.
+inline int64_t attention_key_bound(const AttentionParams& params) {
+  if (params.entries.data == nullptr) return params.window;
+  if (params.selected != nullptr) return int64_t{params.window} + params.num_selected;
+  const int64_t in_table = int64_t{params.batch.page_table_stride} * params.entries.entries_per_page;
+  return params.window + (params.max_visible > 0 ? params.max_visible : in_table);
+}
+inline constexpr int64_t kAttentionMaxKeys = 4194176;
+
 // Bytes of sums that the parts of a GPU hand over. The most that is of use in any step of `num_tokens` rows.
 inline constexpr int64_t kAttentionMaxScratch = int64_t{144} << 20;
 constexpr int64_t attention_scratch_bytes(int64_t num_tokens, int64_t num_heads, int64_t head_dim) {

@@ -184,6 +184,12 @@ TEST(CKernels, BatchesAreChecked) {
   EXPECT_EQ(line([](auto& batch) { batch.row_begin = nullptr; }), name + "batch.row_begin is NULL");
   EXPECT_EQ(line([](auto& batch) { batch.page_table = nullptr; }), name + "batch.page_table is NULL");
   EXPECT_EQ(line([](auto& batch) { batch.page_table_stride = 0; }), name + "batch.page_table_stride 0, expected 1 to 2147483647");
+  EXPECT_EQ(attention_line([](AttentionArgs& args, Batch& batch) {
+              args.selected = nullptr;
+              args.num_selected = 0;
+              batch.page_table_stride = 1 << 16;
+            }),
+            name + "keys of a row 4194432, expected 1 to 4194176");
   EXPECT_EQ(line([](auto& batch) { batch.positions = fake<const int32_t>(0x10001); }),
             name + "batch.positions at address 0x10001, expected a multiple of 4 bytes");
 }

@@ -209,6 +209,12 @@ __device__ __forceinline__ const RowState& row_of_consumer(SharedMemory<kDim>& s
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, QuadSums& row_sums, Output<kGroupBlocks>& o) {
   constexpr bool kAll = Shape<kDim, kGroupBlocks>::kGroups == 2;  // warpgroups have columns
+  const auto next_piece = [&] {
+    change_turn(shared, [](ConsumerTurn& turn) {
+      ++turn.piece;
+      turn.parities.next_piece();
+    });
+  };
   clear<kGroupBlocks>(o);
   row_sums.set({});
   change_turn(shared, [&](ConsumerTurn& turn) {
@@ -243,12 +249,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       }
       const ConsumerTurn& turn = consumer_turn(shared);
       const bool ends_part = turn.piece * kTiles + tile + 1 == turn.part.tile_end;
-      if (tile == 1) {
-        change_turn(shared, [](ConsumerTurn& to_change) {
-          ++to_change.piece;
-          to_change.parities.next_piece();
-        });
-      }
+      if (tile == 1) next_piece();
       const int block = first_block<kDim, kGroupBlocks>(row_of_consumer(shared).work.column, ptx::thread_here());
       add_tile<kDim, kGroupBlocks>(shared, tile, block, weights, row_sums, o);
       if (!ends_part) continue;
@@ -256,12 +257,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       hand_over<kDim, kGroupBlocks>(args, work, consumer_turn(shared).part, ptx::thread_here(), row_sums, o);
       change_turn(shared, [&](ConsumerTurn& to_change) { to_change.part = next_part(work, to_change.part); });
     }
-    if (!kAll && ptx::thread_here() >= kGroupThreads) {
-      change_turn(shared, [](ConsumerTurn& turn) {
-        ++turn.piece;
-        turn.parities.next_piece();
-      });
-    }
+    if (!kAll && ptx::thread_here() >= kGroupThreads) next_piece();
     if (ptx::thread_here() >= kGroupThreads) ptx::named_barrier_sync(kReadBarrier, kConsumers);
   }
 }

@@ -124,28 +124,24 @@ inline double cost(const AttentionParams& params, int num_sms, int num_pieces, A
       run_cycles = std::max({run_cycles, first * piece_cycles + store_cycles, other * (piece_cycles + kTiles * store_cycles)});
     }
   }
-  const double items = params.head_dim / 64.0 / plan.columns * 4 * 8, rounds = std::max(1.0, items / (8.0 * plan.split));
-  const bool by_groups =
-      plan.columns > 1 && num_groups > 1 && items < 8 * plan.split;  // warps have groups of an item (attention.cu, emit_shares())
-  const int num_parts = by_groups ? (num_groups + 7) / 8 * counts.group_parts() + num_groups : num_groups * counts.group_parts();
-  const double traffic_cycles = 2.0 * num_units * num_groups * counts.group_parts() * bytes / 2000;  // parts written and read, all CTAs
-  return start_cycles + run_cycles + 3000 + traffic_cycles +
-         (by_groups ? std::max(1.0, items / plan.split) : rounds) * (500 + num_parts * 150.0);
+  const int num_parts = num_groups * counts.group_parts();
+  const double traffic_cycles = 2.0 * num_units * num_parts * bytes / 2000;  // parts written and read, all CTAs
+  const double items = params.head_dim / 64.0 / plan.columns * 4 * 8, num_warps = 8.0 * plan.split;
+  const bool by_groups = plan.columns > 1 && num_groups > 1 && items < num_warps;  // a CTA an item, a warp a group: emit_shares()
+  const double rounds = std::max(1.0, items / (by_groups ? plan.split : num_warps));
+  const int chain = by_groups ? (num_groups + 7) / 8 * counts.group_parts() + num_groups : num_parts;  // added up one after the other
+  return start_cycles + run_cycles + 3000 + traffic_cycles + rounds * (500 + chain * 150.0);
 }
 
 }  // namespace attention_plan
 
 // The cheapest plan for the longest rows that the launch may have. `has_arrivals`: CTAs that are no cluster can wait for each other.
 inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_sms, bool has_arrivals) {
-  int64_t num_keys = params.window;
-  if (params.entries.data != nullptr) {
-    const int64_t bound = static_cast<int64_t>(params.batch.page_table_stride) * params.entries.entries_per_page;
-    num_keys += params.selected != nullptr ? params.num_selected : params.max_visible > 0 ? params.max_visible : bound;
-  }
-  constexpr int64_t kMostKeys = 32767 * kPieceKeys;  // pieces are counted in 16 bits
-  if (num_keys > kMostKeys) {
+  static_assert(kAttentionMaxKeys == 32767 * kPieceKeys, "pieces are counted in 16 bits");
+  const int64_t num_keys = attention_key_bound(params);
+  if (num_keys > kAttentionMaxKeys) {
     fail_line("attention: rows of up to %lld keys, expected at most %lld", static_cast<long long>(num_keys),
-              static_cast<long long>(kMostKeys));
+              static_cast<long long>(kAttentionMaxKeys));
   }
   const int num_pieces = static_cast<int>((num_keys + kPieceKeys - 1) / kPieceKeys);
   const int num_groups = num_piece_groups(num_pieces);

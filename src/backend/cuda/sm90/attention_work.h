@@ -1,5 +1,5 @@
-// Which keys of which row a CTA of attention works on, and where they are. A row's keys come in pieces, pieces in groups. The sums of a
-// group's pieces are added in one order, then those of the groups, whoever has them.
+// Which keys of which row a CTA of attention works on, and where they are. A row's keys come in pieces of two tiles, pieces in groups. The
+// sums of a group's tiles are added in one order, then those of the groups, whoever has them.
 #pragma once
 
 #include "backend/cuda/block/attention_output.h"
