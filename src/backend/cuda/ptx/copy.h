@@ -27,13 +27,36 @@ __device__ __forceinline__ void bulk_load(void* shared, const void* global, uint
                : "memory");
 }
 
-// Copies 16 bytes, or writes 16 zeros where `valid` is false.
+// Copies 16 bytes, or writes 16 zeros where `valid` is false and reads nothing.
 __device__ __forceinline__ void async_load_16(uint32_t shared, const void* global, bool valid) {
   const uint32_t source_bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(source_bytes) : "memory");
 }
 
-// Arrives at `barrier` (an arrival counted in its init) when the calling thread's async_load_16 so far are complete.
+// The same of 4 or 8 bytes.
+template <int kBytes>
+__device__ __forceinline__ void async_load_small(uint32_t shared, const void* global, bool valid) {
+  const uint32_t source_bytes = valid ? kBytes : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global), "n"(kBytes), "r"(source_bytes) : "memory");
+}
+
+// The calling thread's async_load_16 since the last call are a group.
+__device__ __forceinline__ void async_load_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Waits until all of the calling thread's async loads are complete.
+__device__ __forceinline__ void async_load_wait_all() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// Waits until all groups of the calling thread but the last kGroups are complete.
+template <int kGroups>
+__device__ __forceinline__ void async_load_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
+// Arrives at `barrier` (an arrival counted in its init) when the calling thread's async loads so far are complete.
 __device__ __forceinline__ void async_load_arrive(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
@@ -43,6 +66,16 @@ __device__ __forceinline__ int32_t load_here(const int32_t* global) {
   int32_t value;
   asm volatile("ld.global.b32 %0, [%1];" : "=r"(value) : "l"(global));
   return value;
+}
+
+// An ordinary load from a shared address, 16-byte aligned.
+__device__ __forceinline__ uint4 load_shared(uint32_t shared) {
+  uint4 values;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(values.x), "=r"(values.y), "=r"(values.z), "=r"(values.w)
+               : "r"(shared)
+               : "memory");
+  return values;
 }
 
 // An ordinary store to a shared address, 16-byte aligned.

@@ -32,6 +32,15 @@ __device__ __forceinline__ int cta_here() {
   return value;
 }
 
+// Reads a kernel argument line by line: the constant cache then has it when it is needed.
+template <class Argument>
+__device__ __forceinline__ void touch_constants(const Argument& argument) {
+  constexpr int kLineBytes = 64;
+  const int* words = reinterpret_cast<const int*>(&argument);
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(Argument)); i += kLineBytes) asm volatile("" ::"r"(words[i / 4]));
+}
+
 // Barrier `id` (1 to 15) of `num_threads` threads of the CTA.
 __device__ __forceinline__ void named_barrier_sync(int id, int num_threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");

@@ -26,6 +26,7 @@
 #include "backend/cuda/ptx/grid.h"
 #include "backend/cuda/ptx/registers.h"
 #include "backend/cuda/ptx/wgmma.h"
+#include "backend/cuda/sm90/attention_finders.h"
 #include "backend/cuda/sm90/attention_keys.h"
 #include "backend/cuda/sm90/attention_plan.h"
 #include "backend/cuda/sm90/attention_weights.h"
@@ -85,13 +86,13 @@ __device__ __forceinline__ bool has_columns(int thread) {
   return Shape<kDim, kGroupBlocks>::kGroups == 2 || thread < kGroupThreads;
 }
 
-// sum [64 heads, 32 columns] ← P·V of a tile, not waited for. `values`: descriptor of the columns.
-__device__ __forceinline__ void multiply_values(const TileWeights& weights, uint64_t values, float (&sum)[16]) {
+// sum [64 heads, 64 columns] ← P·V of a tile, not waited for. `values`: descriptor of the columns.
+__device__ __forceinline__ void multiply_values(const TileWeights& weights, uint64_t values, float (&sum)[32]) {
   fence_operands(sum);
   ptx::wgmma_fence();
 #pragma unroll
   for (int i = 0; i < kTerms * kSteps; ++i) {  // the smaller term first: sums are truncated
-    ptx::wgmma_f16_rs<32, true>(sum, weights.p[1 - i / kSteps][i % kSteps], values + i % kSteps * kValueStep, i > 0);
+    ptx::wgmma_f16_rs<64, true>(sum, weights.p[1 - i / kSteps][i % kSteps], values + i % kSteps * kValueStep, i > 0);
   }
   ptx::wgmma_commit_group();
 }
@@ -111,19 +112,16 @@ __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, i
     for (int i = 0; i < kGroupBlocks * 32; ++i) o[i / 32][i % 32] *= factors[i / 2 % 2].keep;
   }
   const uint64_t values = uniform_descriptor(shared.keys[tile][block]);
-  float sum[16];
+  float sum[32];
   fence_operands(weights);
 #pragma unroll
-  for (int i = 0; i < 2 * kGroupBlocks; ++i) {
-    multiply_values(weights, values + i / 2 * (kBlockBytes >> 4) + i % 2 * (64 >> 4), sum);
+  for (int i = 0; i < kGroupBlocks; ++i) {
+    multiply_values(weights, values + i * (kBlockBytes >> 4), sum);
     ptx::wgmma_wait_group<0>();
     fence_operands(sum);
-    if (i % 2 == 1) ptx::mbarrier_arrive(&shared.empty[tile][block + i / 2]);
+    ptx::mbarrier_arrive(&shared.empty[tile][block + i]);
 #pragma unroll
-    for (int k = 0; k < 16; ++k) {
-      float& value = o[i / 2][i % 2 * 16 + k];
-      value = __fmaf_rn(sum[k], factors[k / 2 % 2].gain, value);
-    }
+    for (int k = 0; k < 32; ++k) o[i][k] = __fmaf_rn(sum[k], factors[k / 2 % 2].gain, o[i][k]);
   }
   fence_operands(weights);
 }
@@ -201,8 +199,13 @@ __device__ __forceinline__ void change_turn(SharedMemory<kDim>& shared, const Ch
 }
 
 template <int kDim>
-__device__ __forceinline__ const RowState& row_of_consumer(SharedMemory<kDim>& shared) {
-  return shared.rows[consumer_turn(shared).parities.row()];
+__device__ __forceinline__ const Work& work_of_consumer(SharedMemory<kDim>& shared) {
+  return shared.works[consumer_turn(shared).turns.row()];
+}
+
+template <int kDim>
+__device__ __forceinline__ const RowOutput& output_of_consumer(SharedMemory<kDim>& shared) {
+  return shared.outputs[consumer_turn(shared).turns.row() % 2];
 }
 
 // The consumers' work on the CTA's pieces of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
@@ -212,28 +215,28 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
   const auto next_piece = [&] {
     change_turn(shared, [](ConsumerTurn& turn) {
       ++turn.piece;
-      turn.parities.next_piece();
+      turn.turns.next_piece();
     });
   };
   clear<kGroupBlocks>(o);
   row_sums.set({});
   change_turn(shared, [&](ConsumerTurn& turn) {
-    const Work& work = row_of_consumer(shared).work;
+    const Work& work = work_of_consumer(shared);
     turn.piece = static_cast<int16_t>(work.piece_begin);
     turn.part = is_alone(args, work) ? Part{0, 0} : work.first_part;
   });
 #pragma unroll 1
-  while (consumer_turn(shared).piece < row_of_consumer(shared).work.piece_end) {
+  while (consumer_turn(shared).piece < work_of_consumer(shared).piece_end) {
     const int thread = ptx::thread_here();
     TileWeights weights;
     {
       const int tile = thread / kGroupThreads;
       float s[kTileKeys / 2];
       if (tile == 1) ptx::named_barrier_sync(kOrderBarrier, kConsumers);
-      multiply_keys<kDim>(shared, tile, consumer_turn(shared).parities.piece(), s);
+      multiply_keys<kDim>(shared, tile, consumer_turn(shared).turns.piece(), s);
       if (tile == 0) ptx::named_barrier_arrive(kOrderBarrier, kConsumers);
       weigh_keys<kDim>(shared, thread, tile, args.logit_scale, s, weights);
-      free_others<kDim, kGroupBlocks>(shared, row_of_consumer(shared).work.column, tile);
+      free_others<kDim, kGroupBlocks>(shared, work_of_consumer(shared).column, tile);
     }
     exchange_weights<kDim>(shared, thread, kAll, weights);
     if (!kAll && thread >= kGroupThreads) {  // it has read tile 1, too
@@ -243,22 +246,25 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
 #pragma unroll 1
     for (int tile = 0; tile < kTiles && (kAll || ptx::thread_here() < kGroupThreads); ++tile) {
       if (tile == 1) {
-        if (ptx::thread_here() < kGroupThreads) ptx::named_barrier_sync(kTileBarrier + 1, kConsumers);
-        load_weights<kDim>(shared, ptx::thread_here(), 1, weights);
-        if (ptx::thread_here() < kGroupThreads) ptx::named_barrier_arrive(kReadBarrier, kConsumers);
+        const int group = ptx::thread_here() / kGroupThreads;
+        if (group == 0) ptx::named_barrier_sync(tile_barrier(1, ptx::thread_here()), 64);
+        load_weights<kDim>(shared, ptx::thread_here(), weights);
+        ptx::named_barrier_arrive(kReadBarrier + (group ^ 1), kConsumers);
       }
       const ConsumerTurn& turn = consumer_turn(shared);
       const bool ends_part = turn.piece * kTiles + tile + 1 == turn.part.tile_end;
       if (tile == 1) next_piece();
-      const int block = first_block<kDim, kGroupBlocks>(row_of_consumer(shared).work.column, ptx::thread_here());
+      const int block = first_block<kDim, kGroupBlocks>(work_of_consumer(shared).column, ptx::thread_here());
       add_tile<kDim, kGroupBlocks>(shared, tile, block, weights, row_sums, o);
       if (!ends_part) continue;
-      const Work& work = row_of_consumer(shared).work;
+      const Work& work = work_of_consumer(shared);
       hand_over<kDim, kGroupBlocks>(args, work, consumer_turn(shared).part, ptx::thread_here(), row_sums, o);
       change_turn(shared, [&](ConsumerTurn& to_change) { to_change.part = next_part(work, to_change.part); });
     }
     if (!kAll && ptx::thread_here() >= kGroupThreads) next_piece();
-    if (ptx::thread_here() >= kGroupThreads) ptx::named_barrier_sync(kReadBarrier, kConsumers);
+    if (kAll || ptx::thread_here() >= kGroupThreads) {
+      ptx::named_barrier_sync(kReadBarrier + ptx::thread_here() / kGroupThreads, kConsumers);
+    }
   }
 }
 
@@ -282,9 +288,9 @@ __device__ __forceinline__ void meet(const Arguments& args, int unit, int thread
 }
 
 // Weight of one of a thread's two heads; `leads`: it writes its LSE.
-__device__ __forceinline__ HeadSums normalise_head(const AttentionParams& params, const OutputHeads& heads, const RowState& row, int head,
+__device__ __forceinline__ HeadSums normalise_head(const AttentionParams& params, const OutputHeads& heads, const RowOutput& output, int head,
                                                    bool leads, const PartSum& row_sum) {
-  const HeadSums sums = normalise(row_sum, row.sinks[head]);
+  const HeadSums sums = normalise(row_sum, output.sinks[head]);
   if (params.lse != nullptr && leads && head < heads.num_heads) {
     params.lse[static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head] = sums.lse;
   }
@@ -292,16 +298,16 @@ __device__ __forceinline__ HeadSums normalise_head(const AttentionParams& params
 }
 
 // Weights of both; `leads`: the quad writes their LSE.
-__device__ __forceinline__ void normalise_heads(const AttentionParams& params, const OutputHeads& heads, const RowState& row, int thread,
+__device__ __forceinline__ void normalise_heads(const AttentionParams& params, const OutputHeads& heads, const RowOutput& output, int thread,
                                                 bool leads, const PartSum (&row_sums)[2], HeadSums (&sums)[2]) {
   const int head = first_head(thread);
-  sums[0] = normalise_head(params, heads, row, head, leads && thread % 4 == 0, row_sums[0]);
-  sums[1] = normalise_head(params, heads, row, head + 8, leads && thread % 4 == 1, row_sums[1]);
+  sums[0] = normalise_head(params, heads, output, head, leads && thread % 4 == 0, row_sums[0]);
+  sums[1] = normalise_head(params, heads, output, head + 8, leads && thread % 4 == 1, row_sums[1]);
 }
 
 // Stores what shares a scale, of both heads of the thread, from dim `dim` on. o[2v], o[2v + 1]: the sums of vector v, as O has them.
 template <int kDim, AttentionOutput kOutput>
-__device__ __forceinline__ void emit_vectors(const AttentionParams& params, const OutputHeads& heads, const RowState& state, int thread,
+__device__ __forceinline__ void emit_vectors(const AttentionParams& params, const OutputHeads& heads, const RowOutput& output, int thread,
                                              int dim, const HeadSums (&sums)[2], const float (&o)[2 * kOutputVectors<kDim, kOutput>][4]) {
   constexpr int kVectors = kOutputVectors<kDim, kOutput>;
 #pragma unroll
@@ -314,13 +320,13 @@ __device__ __forceinline__ void emit_vectors(const AttentionParams& params, cons
       for (int i = 0; i < 4; ++i) values[v][i] = o[2 * v + i / 2][2 * row + i % 2] * sums[row].weight;
     }
     store_output<kDim, kOutput>(params, static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head, dim + thread % 4 * 4,
-                                head < heads.num_heads, sums[row].has_keys, state.rotations, values);
+                                head < heads.num_heads, sums[row].has_keys, output.rotations, values);
   }
 }
 
 // Stores a block of a warp's 16 heads in bf16, whole lines, by way of shared memory. `staging`: [16 heads, 64 dims] of the warp.
 template <int kDim>
-__device__ __forceinline__ void emit_block(const AttentionParams& params, const OutputHeads& heads, const RowState& state, int thread,
+__device__ __forceinline__ void emit_block(const AttentionParams& params, const OutputHeads& heads, const RowOutput& output, int thread,
                                            int dim, const HeadSums (&sums)[2], const float (&o)[32], uint8_t* staging) {
   const int lane = thread % 32;
   uint32_t words[2][4][2];  // of heads g and g + 8, every 16 dims, two pairs
@@ -336,7 +342,7 @@ __device__ __forceinline__ void emit_block(const AttentionParams& params, const 
     for (int i = 0; i < 16; ++i) {
       uint32_t& word = words[i / 8][i / 2 % 4][i % 2];
       float even = low_to_float(word), odd = high_to_float(word);
-      rotate_back(even, odd, state.rotations[i / 2 % 4 * 8 + lane % 4 * 2 + i % 2]);
+      rotate_back(even, odd, output.rotations[i / 2 % 4 * 8 + lane % 4 * 2 + i % 2]);
       if (sums[i / 8].has_keys) word = ptx::convert_bf16x2(odd, even);
     }
   }
@@ -361,19 +367,19 @@ __device__ __forceinline__ void emit_block(const AttentionParams& params, const 
 // The output of a row that one CTA has summed up in registers. `staging`: 2 KiB of shared memory of each warp; P of the warpgroup's tile
 // will do, which the other one has read.
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
-__device__ __forceinline__ void emit_row(const Arguments& args, const RowState& state, int thread, const QuadSums& row_sums,
+__device__ __forceinline__ void emit_row(const Arguments& args, const Work& work, const RowOutput& output, int thread, const QuadSums& row_sums,
                                          const Output<kGroupBlocks>& o, uint8_t* staging) {
   constexpr int kVectors = kOutputVectors<kDim, kOutput>;  // of dims: two of O
   if (!has_columns<kDim, kGroupBlocks>(thread)) return;
-  const int column = state.work.column;
+  const int column = work.column;
   const int first_dim = first_block<kDim, kGroupBlocks>(column, thread) * kBlockDims;
   HeadSums sums[2];
-  normalise_heads(args.params, state.work.heads, state, thread, thread < kGroupThreads && column == 0, {row_sums.of(0), row_sums.of(1)},
+  normalise_heads(args.params, work.heads, output, thread, thread < kGroupThreads && column == 0, {row_sums.of(0), row_sums.of(1)},
                   sums);
   if constexpr (kOutput == AttentionOutput::kBf16) {
 #pragma unroll
     for (int i = 0; i < kGroupBlocks; ++i) {
-      emit_block<kDim>(args.params, state.work.heads, state, thread, first_dim + i * kBlockDims, sums, o[i], staging + thread / 32 * 2048);
+      emit_block<kDim>(args.params, work.heads, output, thread, first_dim + i * kBlockDims, sums, o[i], staging + thread / 32 * 2048);
     }
   } else {
 #pragma unroll
@@ -384,7 +390,7 @@ __device__ __forceinline__ void emit_row(const Arguments& args, const RowState& 
 #pragma unroll
         for (int i = 0; i < 4; ++i) values[v][i] = o[(first + v) / 8][(first + v) % 8 * 4 + i];
       }
-      emit_vectors<kDim, kOutput>(args.params, state.work.heads, state, thread, first_dim + first * 8, sums, values);
+      emit_vectors<kDim, kOutput>(args.params, work.heads, output, thread, first_dim + first * 8, sums, values);
     }
   }
 }
@@ -462,10 +468,10 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
   constexpr int kSources = 4 * S::kGroups, kItems = S::kVectors / kVectors * kSources;
   constexpr int kColumnSets = S::kBlocks / S::kColumnBlocks;
   using ShareOf = Share<kVectors>;
-  constexpr int kMostShares = static_cast<int>(kTerms * kTiles * kBlockBytes / (32 * sizeof(ShareOf)));  // one of them the sum
+  constexpr int kMostShares = static_cast<int>(sizeof(shared.p) / (32 * sizeof(ShareOf)));  // one of them the sum
   constexpr int kGroupsAtOnce = kMostShares - 1 < kWarps ? kMostShares - 1 : kWarps;
-  const RowState& state = row_of_consumer(shared);
-  const Work& work = state.work;
+  const Work& work = work_of_consumer(shared);
+  const RowOutput& output = output_of_consumer(shared);
   const int thread = ptx::thread_here(), warp = thread / 32, rank = first_turn(args).rank;
   const int num_groups = work.counts.num_groups;
   const bool by_groups = kColumnSets > 1 && num_groups > 1 && kItems < args.split * kWarps;
@@ -481,7 +487,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
                                       by_groups ? group + 1 : num_groups, share);
       }
       if (!by_groups) break;
-      ShareOf* const shares = reinterpret_cast<ShareOf*>(shared.p[0][0]) + thread % 32;
+      ShareOf* const shares = reinterpret_cast<ShareOf*>(shared.p[0]) + thread % 32;
       if (warp < kGroupsAtOnce) shares[warp * 32] = share;
       ptx::named_barrier_sync(kRowBarrier, kConsumers);
       if (warp == 0) {
@@ -499,7 +505,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
     if (by_groups && warp > 0) continue;
     const int first_dim = first_block<kDim, kGroupBlocks>(work.column, source) * kBlockDims;
     HeadSums sums[2];
-    normalise_heads(args.params, work.heads, state, source, source < kGroupThreads && work.column == 0 && first == 0, share.sums, sums);
+    normalise_heads(args.params, work.heads, output, source, source < kGroupThreads && work.column == 0 && first == 0, share.sums, sums);
     float values[kVectors][4];
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
@@ -508,7 +514,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
       values[v][2] = share.values[v].z;
       values[v][3] = share.values[v].w;
     }
-    emit_vectors<kDim, kOutput>(args.params, work.heads, state, source, first_dim + first * 8, sums, values);
+    emit_vectors<kDim, kOutput>(args.params, work.heads, output, source, first_dim + first * 8, sums, values);
   }
 }
 
@@ -516,31 +522,32 @@ template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory<kDim>& shared) {
   int unit = first_turn(args).unit;
   if (unit >= args.num_units) return;
-  change_turn(shared, [](ConsumerTurn& turn) { turn.parities = Parities{}; });
+  change_turn(shared, [](ConsumerTurn& turn) { turn.turns = Turns{}; });
 #pragma unroll 1
   while (unit < args.num_units) {
     load_queries<kDim, 4>(args.params, heads_of(args, ptx::computed_here(unit)), shared.q, ptx::thread_here());
     ptx::fence_async_proxy();
-    ptx::mbarrier_wait(&shared.work_full, consumer_turn(shared).parities.row());
+    const int row = consumer_turn(shared).turns.row();
+    ptx::mbarrier_wait(&shared.work_full[row % 2], row / 2);
     ptx::named_barrier_sync(kRowBarrier, kConsumers);  // and the row before is stored
     if (threadIdx.x == 0) ptx::mbarrier_arrive(&shared.row_begun);
-    prefetch_row<kDim>(args, ptx::computed_here(unit) + first_turn(args).step, ptx::thread_here());
-    if (!row_of_consumer(shared).work.has_pieces()) ptx::mbarrier_wait(&shared.row_begun, consumer_turn(shared).parities.row());
-    if (row_of_consumer(shared).work.position < 0) {
-      const Work& work = row_of_consumer(shared).work;
+    if (work_of_consumer(shared).position < 0) {
+      const Work& work = work_of_consumer(shared);
       if (first_turn(args).rank == 0 && work.column == 0) write_padding(args.params, work.heads, threadIdx.x, kConsumers);
     } else {
       QuadSums row_sums;
       Output<kGroupBlocks> o;
       consume<kDim, kGroupBlocks>(args, shared, row_sums, o);
-      const RowState& state = row_of_consumer(shared);
-      if (is_alone(args, state.work)) {
+      const Work& work = work_of_consumer(shared);
+      const int row_turn = consumer_turn(shared).turns.row();
+      ptx::mbarrier_wait(&shared.output_full[row_turn % 2], row_turn / 2);
+      if (is_alone(args, work)) {
         if (first_turn(args).rank == 0) {
-          emit_row<kDim, kGroupBlocks, kOutput>(args, state, ptx::thread_here(), row_sums, o, shared.p[0][0]);
+          emit_row<kDim, kGroupBlocks, kOutput>(args, work, output_of_consumer(shared), ptx::thread_here(), row_sums, o, shared.p[0]);
         }
       } else {
         if (args.split > 1) {
-          meet(args, state.work.unit, ptx::thread_here());
+          meet(args, work.unit, ptx::thread_here());
         } else {
           ptx::named_barrier_sync(kRowBarrier, kConsumers);
         }
@@ -548,18 +555,8 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
         if (args.split == 1) ptx::named_barrier_sync(kRowBarrier, kConsumers);  // the parts may be overwritten
       }
     }
-    unit = row_of_consumer(shared).work.unit + first_turn(args).step;
-    change_turn(shared, [](ConsumerTurn& turn) { turn.parities.next_row(); });
-  }
-}
-
-// From the 168 that every thread begins with.
-template <int kRegisters>
-__device__ __forceinline__ void set_registers() {
-  if constexpr (kRegisters > 168) {
-    ptx::increase_registers<kRegisters>();
-  } else {
-    ptx::decrease_registers<kRegisters>();
+    unit = work_of_consumer(shared).unit + first_turn(args).step;
+    change_turn(shared, [](ConsumerTurn& turn) { turn.turns.next_row(); });
   }
 }
 
@@ -575,18 +572,28 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
     const bool both_read = Shape<kDim, kGroupBlocks>::kGroups == 1 && i >= kFull + Memory::kBlocks;
     ptx::mbarrier_init(&shared.empty[0][0] + i - kFull, both_read ? kConsumers : kGroupThreads);
   } else if (i == kFull + kEmpty) {
-    ptx::mbarrier_init(&shared.work_full, 1);
-    ptx::mbarrier_init(&shared.row_begun, 1 + kProducers);
+    for (int k = 0; k < 2; ++k) {
+      ptx::mbarrier_init(&shared.places_full[k], kFinders);
+      ptx::mbarrier_init(&shared.scales_full[k], kFinders);
+      ptx::mbarrier_init(&shared.places_empty[k], kProducers);
+      ptx::mbarrier_init(&shared.work_full[k], 1);
+      ptx::mbarrier_init(&shared.output_full[k], 32);
+    }
+    ptx::mbarrier_init(&shared.row_begun, 1 + kFinders / 32);
   }
   ptx::fence_barrier_init();
   __syncthreads();
+  ptx::touch_constants(args);
   ptx::grid_dependency_wait();
   ptx::grid_launch_dependents();
-  if (ptx::thread_here() >= kConsumers) {
-    set_registers<Registers<kGroupBlocks, kOutput>::kProducer>();
-    produce<kDim, kWordsAhead<kDim>>(args, shared);
+  if (ptx::thread_here() >= kConsumers + kProducers) {
+    ptx::decrease_registers<kFinderRegisters>();
+    find_keys<kDim>(args, shared);
+  } else if (ptx::thread_here() >= kConsumers) {
+    ptx::decrease_registers<kProducerRegisters>();
+    produce<kDim>(shared);
   } else {
-    set_registers<Registers<kGroupBlocks, kOutput>::kConsumer>();
+    ptx::increase_registers<kConsumerRegisters>();
     consume_rows<kDim, kGroupBlocks, kOutput>(args, shared);
   }
 }

@@ -14,9 +14,9 @@
 namespace dsv4::cuda {
 
 inline constexpr int kHeadroom = 15;  // P is relative to 2^(maximum − kHeadroom)
-// Of the consumers. kOrderBarrier: S of tile 0 is computed; kTileBarrier + t: P of tile t is in shared memory; kReadBarrier: warpgroup 0
-// has read P of tile 1.
-inline constexpr int kRowBarrier = 1, kOrderBarrier = 2, kReadBarrier = 3, kTileBarrier = 4;
+// Of the consumers. kOrderBarrier: S of tile 0 is computed; kReadBarrier + g: the other warpgroup than g has read P of tile 1; of a warp of
+// either warpgroup, which have the same heads: kTileBarrier + 4·t + warp: P of tile t is in shared memory.
+inline constexpr int kRowBarrier = 1, kOrderBarrier = 2, kReadBarrier = 3, kTileBarrier = 5;
 
 // The sums of a thread's two heads, which its quad has in common, a lane a word of them.
 class QuadSums {
@@ -109,37 +109,52 @@ __device__ __forceinline__ uint32_t fragment_address(const uint8_t* p, int threa
 }
 
 template <int kDim>
-__device__ __forceinline__ void store_weights(SharedMemory<kDim>& shared, int thread, int tile, const TileWeights& weights) {
+__device__ __forceinline__ void store_weights(SharedMemory<kDim>& shared, int thread, const TileWeights& weights) {
 #pragma unroll
   for (int i = 0; i < kTerms * kSteps; ++i) {
-    ptx::store_matrices(fragment_address(shared.p[i / kSteps][tile], thread, i % kSteps), weights.p[i / kSteps][i % kSteps]);
+    ptx::store_matrices(fragment_address(shared.p[i / kSteps], thread, i % kSteps), weights.p[i / kSteps][i % kSteps]);
   }
   if (thread % 4 < 2) {
-    shared.sums[tile][first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? weights.sums[0] : weights.sums[1];
+    shared.sums[first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? weights.sums[0] : weights.sums[1];
   }
 }
 
 template <int kDim>
-__device__ __forceinline__ void load_weights(const SharedMemory<kDim>& shared, int thread, int tile, TileWeights& weights) {
+__device__ __forceinline__ void load_weights(const SharedMemory<kDim>& shared, int thread, TileWeights& weights) {
 #pragma unroll
   for (int i = 0; i < kTerms * kSteps; ++i) {
-    ptx::load_matrices(fragment_address(shared.p[i / kSteps][tile], thread, i % kSteps), weights.p[i / kSteps][i % kSteps]);
+    ptx::load_matrices(fragment_address(shared.p[i / kSteps], thread, i % kSteps), weights.p[i / kSteps][i % kSteps]);
   }
 #pragma unroll
-  for (int row = 0; row < 2; ++row) weights.sums[row] = shared.sums[tile][first_head(thread) + 8 * row];
+  for (int row = 0; row < 2; ++row) weights.sums[row] = shared.sums[first_head(thread) + 8 * row];
 }
 
-// A tile's weights of the thread's warpgroup for the other one. Tile 0's, afterwards, for both. What is overwritten has been read: tile 0's
-// before the last barrier of tile 1, tile 1's before the last kReadBarrier.
+// The barrier of the thread's warp and the warp of the other warpgroup that has the same heads.
+__device__ __forceinline__ int tile_barrier(int tile, int thread) {
+  return kTileBarrier + 4 * tile + thread / 32 % 4;
+}
+
+// P of tile 0, which warpgroup 0 has, in either warpgroup, and P of tile 1, which warpgroup 1 had, in shared memory. A warp has P of its
+// heads to itself there but for the one of the other warpgroup, and changes one for the other in its place.
 template <int kDim>
-__device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, bool has_columns, TileWeights& weights) {
-  const int tile = thread / kGroupThreads;
-  store_weights<kDim>(shared, thread, tile, weights);
-  if (tile == 1) {
-    ptx::named_barrier_sync(kTileBarrier, kConsumers);
-    if (has_columns) load_weights<kDim>(shared, thread, 0, weights);
+__device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, bool both_have_columns, TileWeights& weights) {
+  if (thread < kGroupThreads) {
+    if (!both_have_columns) return;
+    store_weights<kDim>(shared, thread, weights);
+    ptx::named_barrier_arrive(tile_barrier(0, thread), 64);
+    return;
   }
-  ptx::named_barrier_arrive(kTileBarrier + tile, kConsumers);
+  if (both_have_columns) {
+    TileWeights of_tile_0;
+    ptx::named_barrier_sync(tile_barrier(0, thread), 64);
+    load_weights<kDim>(shared, thread, of_tile_0);
+    __syncwarp();
+    store_weights<kDim>(shared, thread, weights);
+    weights = of_tile_0;
+  } else {
+    store_weights<kDim>(shared, thread, weights);
+  }
+  ptx::named_barrier_arrive(tile_barrier(1, thread), 64);
 }
 
 }  // namespace dsv4::cuda

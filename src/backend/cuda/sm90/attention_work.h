@@ -149,10 +149,7 @@ __device__ __forceinline__ int find_page(const Arguments& args, const Work& work
   return ptx::load_here(key < work.num_window ? batch.slots + work.seq_idx : page_table + args.entries_per_page.quotient(entry));
 }
 
-// What is read where there is no entry: a load behind a condition would be waited for where it stands.
-__device__ const uint4 kNoEntry[KvEntryLayout{512}.value_bytes() / sizeof(uint4)] = {};
-
-// Where an entry is.
+// Where an entry is; nullptr: there is none.
 struct EntryPlace {
   const uint8_t* values;
   const uint8_t* scales;
@@ -160,7 +157,7 @@ struct EntryPlace {
 
 template <int kDim>
 __device__ __forceinline__ EntryPlace locate(const Arguments& args, const Work& work, int key, int entry, int page_idx) {
-  if (entry < 0) return {reinterpret_cast<const uint8_t*>(kNoEntry), reinterpret_cast<const uint8_t*>(kNoEntry)};
+  if (entry < 0) return {nullptr, nullptr};
   constexpr KvEntryLayout kLayout{kDim};
   const AttentionParams& params = args.params;
   const bool in_window = key < work.num_window;

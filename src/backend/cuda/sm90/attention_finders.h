@@ -1,0 +1,98 @@
+// The finders of attention: which rows a CTA works on, which keys, and where these are, ahead of the producers and consumers.
+#pragma once
+
+#include "backend/cuda/ptx/copy.h"
+#include "backend/cuda/ptx/registers.h"
+#include "backend/cuda/sm90/attention_keys.h"
+#include "backend/cuda/sm90/attention_work.h"
+
+namespace dsv4::cuda {
+
+// Brings Q and the list of a unit into the L2.
+template <int kDim>
+__device__ __forceinline__ void prefetch_row(const Arguments& args, int unit, int thread) {
+  constexpr int kLineBytes = 128;
+  if (unit >= args.num_units) return;
+  const AttentionParams& params = args.params;
+  const OutputHeads heads = heads_of(args, unit);
+  const Bf16* q = params.q + (static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin) * kDim;
+  const int num_lines = heads.num_heads * kDim * static_cast<int>(sizeof(Bf16)) / kLineBytes;
+#pragma unroll 1
+  for (int i = thread; i < num_lines; i += kFinders) ptx::prefetch_l2(reinterpret_cast<const uint8_t*>(q) + i * kLineBytes);
+  if (params.selected == nullptr) return;
+  const uint8_t* selected = reinterpret_cast<const uint8_t*>(params.selected + static_cast<int64_t>(heads.row) * params.num_selected);
+#pragma unroll 1
+  for (int i = thread * kLineBytes; i < params.num_selected * 4; i += kFinders * kLineBytes) ptx::prefetch_l2(selected + i);
+}
+
+// Begins to copy the scales of a key, and says so at `barrier` when they are there.
+template <int kDim>
+__device__ __forceinline__ void load_scales(const uint8_t* scales, uint2& place, uint64_t* barrier) {
+  constexpr int kScaleBytes = static_cast<int>(KvEntryLayout{kDim}.scale_bytes());
+  if constexpr (kScaleBytes > 0) {
+    ptx::async_load_small<kScaleBytes>(ptx::shared_address(&place), scales, scales != nullptr);
+    ptx::async_load_arrive(barrier);
+  } else {
+    ptx::mbarrier_arrive(barrier);
+  }
+}
+
+// What the output of a row needs; a warp calls it.
+__device__ __forceinline__ void find_output(const AttentionParams& params, const Work& work, int lane, RowOutput& output) {
+  static_assert(kRopeDim / 2 == 32 && kHeadTile == 64, "one pair and two heads per lane");
+#pragma unroll
+  for (int i = 0; i < kHeadTile / 32; ++i) {
+    const int head = lane + 32 * i;
+    if (head < work.heads.num_heads) output.sinks[head] = params.sink[work.heads.head_begin + head] * kLog2E;
+  }
+  output.rotations[lane] = rope_rotation(work.position, params.freqs[lane]);
+}
+
+// The finders: the work on the CTA's rows, and where the keys of their pieces are, a thread a key, two pieces ahead at most. Nobody waits at
+// a barrier by a parity that can come round again before he has seen it: of what is there in turns, the one after the next is found only
+// when all are past the one before it.
+template <int kDim>
+__device__ __forceinline__ void find_keys(const Arguments& args, SharedMemory<kDim>& shared) {
+  const int finder = threadIdx.x - kConsumers - kProducers;
+  uint32_t row = 0, turn = 0;  // rows and pieces so far
+#pragma unroll 1
+  for (int unit = first_turn(args).unit; unit < args.num_units; unit += first_turn(args).step, ++row) {
+    Work& work = shared.works[row % 4];
+    if (finder == 0) {
+      work = find_work(args, unit, first_turn(args).rank);
+      ptx::mbarrier_arrive(&shared.work_full[row % 2]);
+    }
+    ptx::mbarrier_wait(&shared.work_full[row % 2], row / 2 % 2);
+    int piece = work.piece_begin;
+#pragma unroll 1
+    for (bool is_first = true; is_first || piece < work.piece_end; is_first = false, ++piece) {
+      if (piece < work.piece_end) {
+        const int key = piece * kPieceKeys + finder, entry = find_entry(args, work, key);
+        const EntryPlace place = locate<kDim>(args, work, key, entry, find_page(args, work, key, entry));
+        if (turn == 0 && entry >= 0) prefetch_entry<kDim>(place);
+        KeyPlaces& places = shared.places[turn % 2];
+        ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);
+        places.values[finder] = place.values;
+        if (finder == 0) shared.is_end[turn % 2] = false;
+        ptx::mbarrier_arrive(&shared.places_full[turn % 2]);
+        load_scales<kDim>(place.scales, places.scales[finder], &shared.scales_full[turn % 2]);
+        ++turn;
+      }
+      if (!is_first) continue;
+      if (row > 0) ptx::mbarrier_wait(&shared.row_begun, row % 2 ^ 1);
+      if (finder % 32 == 0) ptx::mbarrier_arrive(&shared.row_begun);
+      if (finder >= kFinders - 32) {
+        find_output(args.params, work, finder % 32, shared.outputs[row % 2]);
+        ptx::mbarrier_arrive(&shared.output_full[row % 2]);
+      }
+      prefetch_row<kDim>(args, unit + first_turn(args).step, finder);
+    }
+  }
+  ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);
+  shared.places[turn % 2].values[finder] = nullptr;
+  if (finder == 0) shared.is_end[turn % 2] = true;
+  ptx::mbarrier_arrive(&shared.places_full[turn % 2]);
+  ptx::async_load_wait_all();
+}
+
+}  // namespace dsv4::cuda
