@@ -20,6 +20,13 @@ __device__ __forceinline__ int computed_here(int value) {
   return value;
 }
 
+// A value that is the same in all lanes of a warp: the compiler then knows that it is, and keeps it, and what follows from it, in uniform
+// registers.
+template <class Value>
+__device__ __forceinline__ Value uniform(Value value) {
+  return __shfl_sync(0xffffffffu, value, 0);
+}
+
 // threadIdx.x and blockIdx.x, read where it stands, too.
 __device__ __forceinline__ int thread_here() {
   int value;

@@ -44,9 +44,9 @@ __device__ __forceinline__ void fence_operands(float (&values)[kCount]) {
   for (int i = 0; i < kCount; ++i) ptx::wgmma_fence_operand(values[i]);
 }
 
-// Of shared memory that all lanes of a warp mean: the compiler then knows that they do, and keeps the descriptor in uniform registers.
+// Of shared memory that all lanes of a warp mean.
 __device__ __forceinline__ uint64_t uniform_descriptor(const uint8_t* operand) {
-  return swizzled_descriptor(__shfl_sync(0xffffffffu, ptx::shared_address(operand), 0));
+  return swizzled_descriptor(ptx::uniform(ptx::shared_address(operand)));
 }
 
 // s [64 heads, 64 keys] = Q·Kᵀ of a tile, not scaled, as its blocks come. The proxy fence stands here and not where the producers store: it
@@ -75,9 +75,10 @@ __device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, int ti
 
 // The first block of a warpgroup's columns.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ int first_block(int column, int thread) {
-  if constexpr (Shape<kDim, kGroupBlocks>::kColumnBlocks >= Shape<kDim, kGroupBlocks>::kBlocks) column = 0;
-  return (column * Shape<kDim, kGroupBlocks>::kGroups + thread / kGroupThreads) * kGroupBlocks;
+__device__ __forceinline__ int first_block(const Work& work, int group) {
+  using S = Shape<kDim, kGroupBlocks>;
+  const int column = S::kColumnBlocks < S::kBlocks ? ptx::uniform(work.column) : 0;
+  return (column * S::kGroups + group) * kGroupBlocks;
 }
 
 // Whether a thread's warpgroup has columns.
@@ -135,18 +136,6 @@ __device__ __forceinline__ void clear(Output<kGroupBlocks>& o) {
   }
 }
 
-// Frees a tile's blocks that are keys only, of other CTAs' columns.
-template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void free_others(SharedMemory<kDim>& shared, int column, int tile) {
-  using S = Shape<kDim, kGroupBlocks>;
-  if constexpr (S::kColumnBlocks < S::kBlocks) {
-#pragma unroll 1
-    for (int block = 0; block < S::kBlocks; ++block) {
-      if (block / S::kColumnBlocks != column) ptx::mbarrier_arrive(&shared.empty[tile][block]);
-    }
-  }
-}
-
 // A thread's vector v of a part in scratch memory.
 __device__ __forceinline__ int part_place(int thread, int v) {
   return v * kConsumers + thread;
@@ -184,87 +173,96 @@ __device__ __forceinline__ bool is_alone(const Arguments& args, const Work& work
   return work.num_keys == 0 || (args.split == 1 && work.counts.num_groups == 1);
 }
 
-// The calling warp's.
-template <int kDim>
-__device__ __forceinline__ ConsumerTurn& consumer_turn(SharedMemory<kDim>& shared) {
-  return shared.consumer_turns[ptx::thread_here() / 32];
-}
+// Which row of a CTA a warp is at, and with which parity it waits for a piece.
+struct ConsumerTurn {
+  uint32_t bits = 0;
 
-// Changes it; `change` is called by one lane.
-template <int kDim, class Change>
-__device__ __forceinline__ void change_turn(SharedMemory<kDim>& shared, const Change& change) {
-  __syncwarp();
-  if (ptx::thread_here() % 32 == 0) change(consumer_turn(shared));
-  __syncwarp();
-}
+  __device__ __forceinline__ uint32_t row() const { return ptx::uniform(bits) >> 1; }
+  __device__ __forceinline__ uint32_t phase() const { return ptx::uniform(bits) & 1; }
+  __device__ __forceinline__ void next_row() { bits += 2; }
+  __device__ __forceinline__ void next_piece() { bits ^= 1; }
+};
 
-template <int kDim>
-__device__ __forceinline__ const Work& work_of_consumer(SharedMemory<kDim>& shared) {
-  return shared.works[consumer_turn(shared).turns.row()];
+__device__ __forceinline__ int this_group() {
+  return ptx::uniform(ptx::thread_here() / kGroupThreads);
 }
 
 template <int kDim>
-__device__ __forceinline__ const RowOutput& output_of_consumer(SharedMemory<kDim>& shared) {
-  return shared.outputs[consumer_turn(shared).turns.row() % 2];
+__device__ __forceinline__ const Work& work_of(const SharedMemory<kDim>& shared, const ConsumerTurn& turn) {
+  return shared.works[turn.row() % 4];
+}
+
+// Frees a tile's blocks that are keys only, of other CTAs' columns.
+template <int kDim, int kGroupBlocks>
+__device__ __forceinline__ void free_others(SharedMemory<kDim>& shared, const ConsumerTurn& turn, int tile) {
+  using S = Shape<kDim, kGroupBlocks>;
+  if constexpr (S::kColumnBlocks < S::kBlocks) {
+    const int column = ptx::uniform(work_of(shared, turn).column);
+#pragma unroll 1
+    for (int block = 0; block < S::kBlocks; ++block) {
+      if (block / S::kColumnBlocks != column) ptx::mbarrier_arrive(&shared.empty[tile][block]);
+    }
+  }
+}
+
+// The part that the calling warp is summing up; in shared memory, as it has no registers to spare.
+template <int kDim>
+__device__ __forceinline__ Part& this_part(SharedMemory<kDim>& shared) {
+  return shared.consumer_parts[ptx::thread_here() / 32];
 }
 
 // The consumers' work on the CTA's pieces of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, QuadSums& row_sums, Output<kGroupBlocks>& o) {
+__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, ConsumerTurn& turn, QuadSums& row_sums,
+                                        Output<kGroupBlocks>& o) {
   constexpr bool kAll = Shape<kDim, kGroupBlocks>::kGroups == 2;  // warpgroups have columns
-  const auto next_piece = [&] {
-    change_turn(shared, [](ConsumerTurn& turn) {
-      ++turn.piece;
-      turn.turns.next_piece();
-    });
+  int pieces_left, tiles_left;                                    // of the row, of the part
+  const auto begin_part = [&](const Part& part, int tile) {
+    __syncwarp();
+    if (ptx::thread_here() % 32 == 0) this_part(shared) = part;
+    __syncwarp();
+    tiles_left = ptx::uniform(part.tile_end) - tile;
   };
+  {
+    const Work& work = work_of(shared, turn);
+    pieces_left = ptx::uniform(work.piece_end - work.piece_begin);
+    begin_part(is_alone(args, work) ? Part{0, 0} : work.first_part, ptx::uniform(work.piece_begin) * kTiles);
+  }
   clear<kGroupBlocks>(o);
   row_sums.set({});
-  change_turn(shared, [&](ConsumerTurn& turn) {
-    const Work& work = work_of_consumer(shared);
-    turn.piece = static_cast<int16_t>(work.piece_begin);
-    turn.part = is_alone(args, work) ? Part{0, 0} : work.first_part;
-  });
 #pragma unroll 1
-  while (consumer_turn(shared).piece < work_of_consumer(shared).piece_end) {
-    const int thread = ptx::thread_here();
+  for (; pieces_left > 0; --pieces_left) {
     TileWeights weights;
     {
-      const int tile = thread / kGroupThreads;
+      const int group = this_group();
       float s[kTileKeys / 2];
-      if (tile == 1) ptx::named_barrier_sync(kOrderBarrier, kConsumers);
-      multiply_keys<kDim>(shared, tile, consumer_turn(shared).turns.piece(), s);
-      if (tile == 0) ptx::named_barrier_arrive(kOrderBarrier, kConsumers);
-      weigh_keys<kDim>(shared, thread, tile, args.logit_scale, s, weights);
-      free_others<kDim, kGroupBlocks>(shared, work_of_consumer(shared).column, tile);
-    }
-    exchange_weights<kDim>(shared, thread, kAll, weights);
-    if (!kAll && thread >= kGroupThreads) {  // it has read tile 1, too
+      if (group == 1) ptx::named_barrier_sync(kOrderBarrier, kConsumers);
+      multiply_keys<kDim>(shared, group, turn.phase(), s);
+      if (group == 0) ptx::named_barrier_arrive(kOrderBarrier, kConsumers);
+      weigh_keys<kDim>(shared, ptx::thread_here(), group, args.logit_scale, s, weights);
+      free_others<kDim, kGroupBlocks>(shared, turn, group);
+      exchange_weights<kDim>(shared, ptx::thread_here(), group, kAll, weights);
+      if (!kAll && group == 1) {  // it has read tile 1, too
 #pragma unroll
-      for (int block = 0; block < Shape<kDim, kGroupBlocks>::kBlocks; ++block) ptx::mbarrier_arrive(&shared.empty[1][block]);
-    }
-#pragma unroll 1
-    for (int tile = 0; tile < kTiles && (kAll || ptx::thread_here() < kGroupThreads); ++tile) {
-      if (tile == 1) {
-        const int group = ptx::thread_here() / kGroupThreads;
-        if (group == 0) ptx::named_barrier_sync(tile_barrier(1, ptx::thread_here()), 64);
-        load_weights<kDim>(shared, ptx::thread_here(), weights);
-        ptx::named_barrier_arrive(kReadBarrier + (group ^ 1), kConsumers);
+        for (int i = 0; i < Shape<kDim, kGroupBlocks>::kBlocks; ++i) ptx::mbarrier_arrive(&shared.empty[1][i]);
       }
-      const ConsumerTurn& turn = consumer_turn(shared);
-      const bool ends_part = turn.piece * kTiles + tile + 1 == turn.part.tile_end;
-      if (tile == 1) next_piece();
-      const int block = first_block<kDim, kGroupBlocks>(work_of_consumer(shared).column, ptx::thread_here());
-      add_tile<kDim, kGroupBlocks>(shared, tile, block, weights, row_sums, o);
-      if (!ends_part) continue;
-      const Work& work = work_of_consumer(shared);
-      hand_over<kDim, kGroupBlocks>(args, work, consumer_turn(shared).part, ptx::thread_here(), row_sums, o);
-      change_turn(shared, [&](ConsumerTurn& to_change) { to_change.part = next_part(work, to_change.part); });
     }
-    if (!kAll && ptx::thread_here() >= kGroupThreads) next_piece();
-    if (kAll || ptx::thread_here() >= kGroupThreads) {
-      ptx::named_barrier_sync(kReadBarrier + ptx::thread_here() / kGroupThreads, kConsumers);
+    turn.next_piece();
+#pragma unroll 1
+    for (int tile = 0; tile < kTiles && (kAll || this_group() == 0); ++tile) {
+      if (tile == 1) {
+        if (this_group() == 0) ptx::named_barrier_sync(tile_barrier(1, ptx::thread_here()), 64);
+        load_weights<kDim>(shared, ptx::thread_here(), weights);
+        ptx::named_barrier_arrive(kReadBarrier + (this_group() ^ 1), kConsumers);
+      }
+      add_tile<kDim, kGroupBlocks>(shared, tile, first_block<kDim, kGroupBlocks>(work_of(shared, turn), this_group()), weights, row_sums, o);
+      if (--tiles_left != 0) continue;
+      const Work& work = work_of(shared, turn);
+      const Part part = this_part(shared);
+      hand_over<kDim, kGroupBlocks>(args, work, part, ptx::thread_here(), row_sums, o);
+      begin_part(next_part(work, part), ptx::uniform(part.tile_end));
     }
+    if (kAll || this_group() == 1) ptx::named_barrier_sync(kReadBarrier + this_group(), kConsumers);
   }
 }
 
@@ -372,7 +370,7 @@ __device__ __forceinline__ void emit_row(const Arguments& args, const Work& work
   constexpr int kVectors = kOutputVectors<kDim, kOutput>;  // of dims: two of O
   if (!has_columns<kDim, kGroupBlocks>(thread)) return;
   const int column = work.column;
-  const int first_dim = first_block<kDim, kGroupBlocks>(column, thread) * kBlockDims;
+  const int first_dim = first_block<kDim, kGroupBlocks>(work, thread / kGroupThreads) * kBlockDims;
   HeadSums sums[2];
   normalise_heads(args.params, work.heads, output, thread, thread < kGroupThreads && column == 0, {row_sums.of(0), row_sums.of(1)},
                   sums);
@@ -461,17 +459,15 @@ __device__ __forceinline__ void add_groups(const Arguments& args, const Work& wo
 // vectors of it at a time. Where there are fewer such shares than warps, the warps of a CTA have groups of one share, which meet in
 // shared memory, in place of P.
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
-__device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<kDim>& shared) {
+__device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<kDim>& shared, const Work& work, const RowOutput& output) {
   using S = Shape<kDim, kGroupBlocks>;
   constexpr int kVectors = 2 * kOutputVectors<kDim, kOutput>;
-  constexpr int kAtOnce = kVectors <= 2 ? 5 : kVectors <= 4 ? 4 : 1;
+  constexpr int kAtOnce = kVectors <= 2 ? 10 : kVectors <= 4 ? 4 : 1;
   constexpr int kSources = 4 * S::kGroups, kItems = S::kVectors / kVectors * kSources;
   constexpr int kColumnSets = S::kBlocks / S::kColumnBlocks;
   using ShareOf = Share<kVectors>;
   constexpr int kMostShares = static_cast<int>(sizeof(shared.p) / (32 * sizeof(ShareOf)));  // one of them the sum
   constexpr int kGroupsAtOnce = kMostShares - 1 < kWarps ? kMostShares - 1 : kWarps;
-  const Work& work = work_of_consumer(shared);
-  const RowOutput& output = output_of_consumer(shared);
   const int thread = ptx::thread_here(), warp = thread / 32, rank = first_turn(args).rank;
   const int num_groups = work.counts.num_groups;
   const bool by_groups = kColumnSets > 1 && num_groups > 1 && kItems < args.split * kWarps;
@@ -503,7 +499,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
       ptx::named_barrier_sync(kRowBarrier, kConsumers);
     }
     if (by_groups && warp > 0) continue;
-    const int first_dim = first_block<kDim, kGroupBlocks>(work.column, source) * kBlockDims;
+    const int first_dim = first_block<kDim, kGroupBlocks>(work, source / kGroupThreads) * kBlockDims;
     HeadSums sums[2];
     normalise_heads(args.params, work.heads, output, source, source < kGroupThreads && work.column == 0 && first == 0, share.sums, sums);
     float values[kVectors][4];
@@ -521,42 +517,39 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory<kDim>& shared) {
   int unit = first_turn(args).unit;
-  if (unit >= args.num_units) return;
-  change_turn(shared, [](ConsumerTurn& turn) { turn.turns = Turns{}; });
+  ConsumerTurn turn;
 #pragma unroll 1
   while (unit < args.num_units) {
     load_queries<kDim, 4>(args.params, heads_of(args, ptx::computed_here(unit)), shared.q, ptx::thread_here());
     ptx::fence_async_proxy();
-    const int row = consumer_turn(shared).turns.row();
-    ptx::mbarrier_wait(&shared.work_full[row % 2], row / 2);
+    ptx::mbarrier_wait(&shared.work_full[turn.row() % 2], turn.row() / 2 % 2);
     ptx::named_barrier_sync(kRowBarrier, kConsumers);  // and the row before is stored
     if (threadIdx.x == 0) ptx::mbarrier_arrive(&shared.row_begun);
-    if (work_of_consumer(shared).position < 0) {
-      const Work& work = work_of_consumer(shared);
+    if (const Work& work = work_of(shared, turn); work.position < 0) {
       if (first_turn(args).rank == 0 && work.column == 0) write_padding(args.params, work.heads, threadIdx.x, kConsumers);
     } else {
       QuadSums row_sums;
       Output<kGroupBlocks> o;
-      consume<kDim, kGroupBlocks>(args, shared, row_sums, o);
-      const Work& work = work_of_consumer(shared);
-      const int row_turn = consumer_turn(shared).turns.row();
-      ptx::mbarrier_wait(&shared.output_full[row_turn % 2], row_turn / 2);
-      if (is_alone(args, work)) {
+      consume<kDim, kGroupBlocks>(args, shared, turn, row_sums, o);
+      ptx::mbarrier_wait(&shared.output_full[turn.row() % 2], turn.row() / 2 % 2);
+      const Work& work_done = work_of(shared, turn);
+      const RowOutput& output = shared.outputs[turn.row() % 2];
+      if (is_alone(args, work_done)) {
         if (first_turn(args).rank == 0) {
-          emit_row<kDim, kGroupBlocks, kOutput>(args, work, output_of_consumer(shared), ptx::thread_here(), row_sums, o, shared.p[0]);
+          emit_row<kDim, kGroupBlocks, kOutput>(args, work_done, output, ptx::thread_here(), row_sums, o, shared.p[0]);
         }
       } else {
         if (args.split > 1) {
-          meet(args, work.unit, ptx::thread_here());
+          meet(args, work_done.unit, ptx::thread_here());
         } else {
           ptx::named_barrier_sync(kRowBarrier, kConsumers);
         }
-        emit_shares<kDim, kGroupBlocks, kOutput>(args, shared);
+        emit_shares<kDim, kGroupBlocks, kOutput>(args, shared, work_done, output);
         if (args.split == 1) ptx::named_barrier_sync(kRowBarrier, kConsumers);  // the parts may be overwritten
       }
     }
-    unit = work_of_consumer(shared).unit + first_turn(args).step;
-    change_turn(shared, [](ConsumerTurn& turn) { turn.turns.next_row(); });
+    unit = work_of(shared, turn).unit + first_turn(args).step;
+    turn.next_row();
   }
 }
 
@@ -620,6 +613,8 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
   const int num_head_tiles = (params.num_heads + kHeadTile - 1) / kHeadTile;
   args.num_units = params.batch.num_tokens * num_head_tiles * kColumns;
   args.split = plan.split;
+  args.num_pieces = plan.num_pieces;
+  args.counts = plan.counts;
   args.max_parts = plan.max_parts;
   args.parts = static_cast<float4*>(params.scratch);
   const int64_t num_parts = static_cast<int64_t>(plan.num_ctas / plan.split) * plan.max_parts;

@@ -29,23 +29,6 @@ struct Shape {
   static constexpr int kVectors = 8 * kGroupBlocks;             // of four values, of a thread
 };
 
-// Which row of a CTA and which of its pieces, modulo 4 and 2: where they are in shared memory, and with which parity to wait for them.
-struct Turns {
-  uint16_t bits = 0;
-
-  __device__ __forceinline__ int row() const { return ptx::computed_here(static_cast<int>(bits)) & 3; }
-  __device__ __forceinline__ uint32_t piece() const { return bits >> 2; }
-  __device__ __forceinline__ void next_row() { bits = static_cast<uint16_t>((bits & 4) | ((bits + 1) & 3)); }
-  __device__ __forceinline__ void next_piece() { bits ^= 4; }
-};
-
-// The piece that a consumer warp is at, and the part that it is summing up; in shared memory, as it has no registers to spare.
-struct ConsumerTurn {
-  Part part;
-  int16_t piece;
-  Turns turns;
-};
-
 // O of a thread: of rows g and g + 8 of its warp's 16 heads, of blocks of 64 columns.
 template <int kGroupBlocks>
 using Output = float[kGroupBlocks][32];
@@ -97,7 +80,7 @@ struct SharedMemory {
   RowOutput outputs[2];                          // of rows, in turns
   PartSum sums[kHeadTile];                       // of a tile's keys
   alignas(16) float bias[kTiles][kTileKeys];     // 0, or −∞ where there is no key
-  ConsumerTurn consumer_turns[kWarps];
+  Part consumer_parts[kWarps];
   bool is_end[2];                                // instead of a piece
   static constexpr int kFills = kBlocks > 1 ? kBlocks / 2 : 1;  // of a tile: two blocks at once
   uint64_t full[kTiles][kFills];
@@ -112,7 +95,7 @@ struct SharedMemory {
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
 // Registers of threads.
-inline constexpr int kConsumerRegisters = 216, kProducerRegisters = 48, kFinderRegisters = 32;
+inline constexpr int kConsumerRegisters = 216, kProducerRegisters = 40, kFinderRegisters = 40;
 static_assert(2 * kConsumerRegisters + kProducerRegisters + kFinderRegisters <= 512);
 
 // Of the two keys of a tile whose values a lane moves, those of its quad: where they begin, or nullptr.

@@ -14,6 +14,15 @@ inline constexpr int kTiles = 2;  // of a piece; a tile's products are summed up
 inline constexpr int kPieceKeys = kTiles * kTileKeys;
 inline constexpr int kGroupPieces = 9;  // at most, of a group, whose tiles are added up from zero
 
+// a / b of small positive numbers, a below 2^16: the device has no integer division.
+constexpr int small_quotient(int a, int b) {
+#ifdef __CUDA_ARCH__
+  return static_cast<int>(__fdividef(static_cast<float>(a) + 0.5f, static_cast<float>(b)));  // off by less than 2^-18 of it
+#else
+  return a / b;
+#endif
+}
+
 // A row's groups have as many pieces as each other, or one more.
 constexpr int num_piece_groups(int num_pieces) {
   return (num_pieces + kGroupPieces - 1) / kGroupPieces;
@@ -44,13 +53,14 @@ struct PartCounts {
 
 // Parts of a group of `num_pieces` that `num_ctas` share.
 constexpr int16_t count_group_parts(int num_pieces, int num_ctas) {
-  return static_cast<int16_t>(1 + (num_pieces - (num_pieces + num_ctas - 1) / num_ctas) * kTiles);
+  return static_cast<int16_t>(1 + (num_pieces - small_quotient(num_pieces + num_ctas - 1, num_ctas)) * kTiles);
 }
 
 constexpr PartCounts count_parts(int num_pieces, int split) {
   PartCounts counts;
   if (num_pieces == 0) return counts;
-  const int num_groups = num_piece_groups(num_pieces), pieces = num_pieces / num_groups, ctas = split / num_groups;
+  const int num_groups = num_piece_groups(num_pieces);
+  const int pieces = small_quotient(num_pieces, num_groups), ctas = small_quotient(split, num_groups);
   counts.num_groups = static_cast<int16_t>(num_groups);
   counts.group_pieces = static_cast<int16_t>(pieces);
   counts.num_longer = static_cast<int16_t>(num_pieces - pieces * num_groups);
@@ -70,6 +80,8 @@ struct AttentionPlan {
   int split = 1;      // CTAs that share a row's keys
   int max_parts = 0;  // of a row in scratch memory
   int num_ctas = 0;
+  int num_pieces = 0;  // of the longest row
+  PartCounts counts;   // of that row
 
   // Whether the CTAs that share a row are a cluster: where so many clusters are sure to be resident. They lie within GPCs, of which some
   // have fewer than 16 SMs.
@@ -154,6 +166,8 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
       AttentionPlan plan;
       plan.columns = columns;
       plan.split = split;
+      plan.num_pieces = num_pieces;
+      plan.counts = count_parts(num_pieces, split);
       const double cost = attention_plan::cost(params, num_sms, num_pieces, plan);
       if (cost < 0 || (lowest >= 0 && cost >= lowest)) continue;
       if (split > 1 && !plan.is_cluster() && (!has_arrivals || plan.num_ctas / split > kMaxArrivals)) continue;

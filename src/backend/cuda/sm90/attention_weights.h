@@ -137,8 +137,8 @@ __device__ __forceinline__ int tile_barrier(int tile, int thread) {
 // P of tile 0, which warpgroup 0 has, in either warpgroup, and P of tile 1, which warpgroup 1 had, in shared memory. A warp has P of its
 // heads to itself there but for the one of the other warpgroup, and changes one for the other in its place.
 template <int kDim>
-__device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, bool both_have_columns, TileWeights& weights) {
-  if (thread < kGroupThreads) {
+__device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, int group, bool both_have_columns, TileWeights& weights) {
+  if (group == 0) {
     if (!both_have_columns) return;
     store_weights<kDim>(shared, thread, weights);
     ptx::named_barrier_arrive(tile_barrier(0, thread), 64);

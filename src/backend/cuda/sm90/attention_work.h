@@ -18,6 +18,8 @@ struct Arguments {
   float logit_scale;   // softmax_scale·log2(e): exponentials are powers of two
   int num_units;       // rows × tiles of heads × sets of columns
   int split;           // CTAs that share a unit's keys
+  int num_pieces;      // of the longest row that there may be
+  PartCounts counts;   // of that row
   int max_parts;       // of a unit in scratch memory
   float4* parts;       // [unit, max_parts, vector, thread]; without sharing [CTA, max_parts, vector, thread]
   PartSum* part_sums;  // the same with [2, thread]
@@ -59,7 +61,7 @@ __device__ __forceinline__ int group_begin(const Work& work, int group) {
 
 // The pieces of the CTAs before CTA `i` of those `num_ctas` that share a group of `num_pieces`.
 __device__ __forceinline__ int pieces_before(int num_pieces, int num_ctas, int i) {
-  return (num_pieces * i + num_ctas - 1) / num_ctas;
+  return small_quotient(num_pieces * i + num_ctas - 1, num_ctas);
 }
 
 // The pieces of CTA `rank` of the unit's, and its first part.
@@ -76,7 +78,7 @@ __device__ __forceinline__ void find_pieces(const Arguments& args, int rank, Wor
     return;
   }
   const int num_larger = work.counts.num_larger, in_larger = num_larger * (group_ctas + 1);
-  const int group = rank < in_larger ? rank / (group_ctas + 1) : num_larger + (rank - in_larger) / group_ctas;
+  const int group = rank < in_larger ? small_quotient(rank, group_ctas + 1) : num_larger + small_quotient(rank - in_larger, group_ctas);
   const int i = rank < in_larger ? rank - group * (group_ctas + 1) : rank - in_larger - (group - num_larger) * group_ctas;
   const int begin = group_begin(work, group), num_pieces = work.counts.pieces(group), num_ctas = work.counts.ctas(group);
   const int before = pieces_before(num_pieces, num_ctas, i);
@@ -124,7 +126,8 @@ __device__ __forceinline__ Work find_work(const Arguments& args, int unit, int r
   work.num_window = min(min(num_positions, params.window), most_window);
   work.first_place = args.ring_size.remainder(num_positions - work.num_window);
   work.num_keys = work.num_window + min(num_entries, most_entries);
-  work.counts = count_parts((work.num_keys + kPieceKeys - 1) / kPieceKeys, args.split);
+  const int num_pieces = (work.num_keys + kPieceKeys - 1) / kPieceKeys;
+  work.counts = num_pieces == args.num_pieces ? args.counts : count_parts(num_pieces, args.split);
   find_pieces(args, rank, work);
   return work;
 }
