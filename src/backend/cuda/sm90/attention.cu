@@ -173,14 +173,16 @@ __device__ __forceinline__ bool is_alone(const Arguments& args, const Work& work
   return work.num_keys == 0 || (args.split == 1 && work.counts.num_groups == 1);
 }
 
-// Which row of a CTA a warp is at, and with which parity it waits for a piece.
+// Which row of a CTA a warp is at, with which parity it waits for a piece, and whether the other warpgroup may still be storing the row
+// before.
 struct ConsumerTurn {
   uint32_t bits = 0;
 
-  __device__ __forceinline__ uint32_t row() const { return ptx::uniform(bits) >> 1; }
+  __device__ __forceinline__ uint32_t row() const { return ptx::uniform(bits) >> 2; }
   __device__ __forceinline__ uint32_t phase() const { return ptx::uniform(bits) & 1; }
-  __device__ __forceinline__ void next_row() { bits += 2; }
-  __device__ __forceinline__ void next_piece() { bits ^= 1; }
+  __device__ __forceinline__ bool is_storing() const { return (ptx::uniform(bits) & 2) != 0; }
+  __device__ __forceinline__ void next_row() { bits = (bits | 2) + 4; }
+  __device__ __forceinline__ void next_piece() { bits = (bits & ~2u) ^ 1; }
 };
 
 __device__ __forceinline__ int this_group() {
@@ -239,8 +241,10 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       if (group == 1) ptx::named_barrier_sync(kOrderBarrier, kConsumers);
       multiply_keys<kDim>(shared, group, turn.phase(), s);
       if (group == 0) ptx::named_barrier_arrive(kOrderBarrier, kConsumers);
+      if (pieces_left == 1) ptx::mbarrier_arrive(&shared.q_empty);
       weigh_keys<kDim>(shared, ptx::thread_here(), group, args.logit_scale, s, weights);
       free_others<kDim, kGroupBlocks>(shared, turn, group);
+      if (kAll && group == 0 && turn.is_storing()) ptx::named_barrier_sync(kStoredBarrier, kConsumers);
       exchange_weights<kDim>(shared, ptx::thread_here(), group, kAll, weights);
       if (!kAll && group == 1) {  // it has read tile 1, too
 #pragma unroll
@@ -520,11 +524,25 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
   ConsumerTurn turn;
 #pragma unroll 1
   while (unit < args.num_units) {
-    load_queries<kDim, 4>(args.params, heads_of(args, ptx::computed_here(unit)), shared.q, ptx::thread_here());
-    ptx::fence_async_proxy();
+    if (turn.row() == 0) {
+      load_queries<kDim, kConsumers>(args.params, heads_of(args, ptx::computed_here(unit)), shared.q, ptx::thread_here());
+      ptx::fence_async_proxy();
+      ptx::named_barrier_sync(kRowBarrier, kConsumers);
+    } else {
+      ptx::mbarrier_wait(&shared.q_full, turn.row() % 2 ^ 1);
+      if (Shape<kDim, kGroupBlocks>::kGroups == 1) {
+        ptx::named_barrier_sync(kRowBarrier, kConsumers);  // warpgroup 0 has stored the row before
+      } else if (this_group() == 1) {
+        ptx::named_barrier_arrive(kStoredBarrier, kConsumers);
+      }
+    }
     ptx::mbarrier_wait(&shared.work_full[turn.row() % 2], turn.row() / 2 % 2);
-    ptx::named_barrier_sync(kRowBarrier, kConsumers);  // and the row before is stored
-    if (threadIdx.x == 0) ptx::mbarrier_arrive(&shared.row_begun);
+    if (!work_of(shared, turn).has_pieces()) {
+      if (Shape<kDim, kGroupBlocks>::kGroups == 2 && this_group() == 0 && turn.is_storing()) {
+        ptx::named_barrier_sync(kStoredBarrier, kConsumers);
+      }
+      ptx::mbarrier_arrive(&shared.q_empty);
+    }
     if (const Work& work = work_of(shared, turn); work.position < 0) {
       if (first_turn(args).rank == 0 && work.column == 0) write_padding(args.params, work.heads, threadIdx.x, kConsumers);
     } else {
@@ -572,7 +590,8 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
       ptx::mbarrier_init(&shared.work_full[k], 1);
       ptx::mbarrier_init(&shared.output_full[k], 32);
     }
-    ptx::mbarrier_init(&shared.row_begun, 1 + kFinders / 32);
+    ptx::mbarrier_init(&shared.q_full, kFinders);
+    ptx::mbarrier_init(&shared.q_empty, kConsumers);
   }
   ptx::fence_barrier_init();
   __syncthreads();

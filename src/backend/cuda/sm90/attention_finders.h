@@ -48,49 +48,57 @@ __device__ __forceinline__ void find_output(const AttentionParams& params, const
   output.rotations[lane] = rope_rotation(work.position, params.freqs[lane]);
 }
 
-// The finders: the work on the CTA's rows, and where the keys of their pieces are, a thread a key, two pieces ahead at most. Nobody waits at
-// a barrier by a parity that can come round again before he has seen it: of what is there in turns, the one after the next is found only
-// when all are past the one before it.
+__device__ __forceinline__ int this_finder() {
+  return ptx::thread_here() - kConsumers - kProducers;
+}
+
+// The finders: the work on the CTA's rows, where the keys of their pieces are, a thread a key, two pieces ahead at most, and Q of rows but
+// the first, as soon as the keys of the row before are multiplied. Nobody waits at a barrier by a parity that can come round again before
+// he has seen it: a row's Q needs all finders, so that they are in the same row; what is there in turns is found again when the consumers
+// have multiplied the keys of the row between.
 template <int kDim>
 __device__ __forceinline__ void find_keys(const Arguments& args, SharedMemory<kDim>& shared) {
-  const int finder = threadIdx.x - kConsumers - kProducers;
   uint32_t row = 0, turn = 0;  // rows and pieces so far
 #pragma unroll 1
   for (int unit = first_turn(args).unit; unit < args.num_units; unit += first_turn(args).step, ++row) {
     Work& work = shared.works[row % 4];
-    if (finder == 0) {
+    if (this_finder() == 0) {
       work = find_work(args, unit, first_turn(args).rank);
       ptx::mbarrier_arrive(&shared.work_full[row % 2]);
     }
     ptx::mbarrier_wait(&shared.work_full[row % 2], row / 2 % 2);
     int piece = work.piece_begin;
 #pragma unroll 1
-    for (bool is_first = true; is_first || piece < work.piece_end; is_first = false, ++piece) {
+    for (; piece < max(work.piece_end, work.piece_begin + 1); ++piece) {
       if (piece < work.piece_end) {
-        const int key = piece * kPieceKeys + finder, entry = find_entry(args, work, key);
+        const int key = piece * kPieceKeys + this_finder(), entry = find_entry(args, work, key);
         const EntryPlace place = locate<kDim>(args, work, key, entry, find_page(args, work, key, entry));
         if (turn == 0 && entry >= 0) prefetch_entry<kDim>(place);
         KeyPlaces& places = shared.places[turn % 2];
         ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);
-        places.values[finder] = place.values;
-        if (finder == 0) shared.is_end[turn % 2] = false;
+        places.values[this_finder()] = place.values;
+        if (this_finder() == 0) shared.is_end[turn % 2] = false;
         ptx::mbarrier_arrive(&shared.places_full[turn % 2]);
-        load_scales<kDim>(place.scales, places.scales[finder], &shared.scales_full[turn % 2]);
+        load_scales<kDim>(place.scales, places.scales[this_finder()], &shared.scales_full[turn % 2]);
         ++turn;
       }
-      if (!is_first) continue;
-      if (row > 0) ptx::mbarrier_wait(&shared.row_begun, row % 2 ^ 1);
-      if (finder % 32 == 0) ptx::mbarrier_arrive(&shared.row_begun);
-      if (finder >= kFinders - 32) {
-        find_output(args.params, work, finder % 32, shared.outputs[row % 2]);
+      if (piece != max(min(work.piece_begin + 1, work.piece_end - 1), work.piece_begin)) continue;  // time for the rest of the row
+      if (row > 0) {
+        ptx::mbarrier_wait(&shared.q_empty, row % 2 ^ 1);
+        load_queries<kDim, kFinders>(args.params, work.heads, shared.q, this_finder());
+        ptx::fence_async_proxy();
+        ptx::mbarrier_arrive(&shared.q_full);
+      }
+      if (this_finder() >= kFinders - 32) {
+        find_output(args.params, work, this_finder() % 32, shared.outputs[row % 2]);
         ptx::mbarrier_arrive(&shared.output_full[row % 2]);
       }
-      prefetch_row<kDim>(args, unit + first_turn(args).step, finder);
+      prefetch_row<kDim>(args, unit + first_turn(args).step, this_finder());
     }
   }
   ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);
-  shared.places[turn % 2].values[finder] = nullptr;
-  if (finder == 0) shared.is_end[turn % 2] = true;
+  shared.places[turn % 2].values[this_finder()] = nullptr;
+  if (this_finder() == 0) shared.is_end[turn % 2] = true;
   ptx::mbarrier_arrive(&shared.places_full[turn % 2]);
   ptx::async_load_wait_all();
 }

@@ -90,7 +90,8 @@ struct SharedMemory {
   uint64_t places_empty[2];
   uint64_t work_full[2];     // the work on a row is known
   uint64_t output_full[2];
-  uint64_t row_begun;        // by consumers and finders: the consumers are done with the row before
+  uint64_t q_full;           // of rows but the first, whose Q the consumers load
+  uint64_t q_empty;          // the last keys of a row are multiplied
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
@@ -219,25 +220,37 @@ __device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
   ptx::async_load_wait_all();
 }
 
-// Q [64, kDim] of a unit into shared memory as f16 by the consumers, kAtOnce blocks at a time; heads beyond the model's are zeros.
-template <int kDim, int kAtOnce>
+// Q [64, kDim] of a unit into shared memory as f16 by kNumThreads threads; heads beyond the model's are zeros. It is copied as it is and
+// changed in its place: that takes few registers, and its lines come all at once.
+template <int kDim, int kNumThreads>
 __device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputHeads& heads, uint8_t (*shared_q)[kBlockBytes],
                                              int thread) {
-  constexpr int kBlocks = kDim / kBlockDims, kStep = kAtOnce < kBlocks ? kAtOnce : kBlocks;
-  const int head = thread / 4, dims = thread % 4;
-  const bool is_head = head < heads.num_heads;
-  const Bf16* q = params.q + (static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head) * kDim + dims * 16;
+  constexpr int kBlocks = kDim / kBlockDims;
+  const uint32_t place = ptx::shared_address(shared_q[0]) + swizzled_offset(thread / 4, 2 * (thread % 4));
+  constexpr uint32_t kHeadsBytes = kNumThreads / 4 * kSwizzleRowBytes;  // from a thread's head to its next one
+  static_assert(kHeadsBytes % kSwizzleAtomBytes == 0 && kHeadTile * 4 % kNumThreads == 0);
+  constexpr int kHeads = kHeadTile * 4 / kNumThreads;
+#pragma unroll 1
+  for (int i = 0; i < kHeads; ++i) {
+    const int head = thread / 4 + i * (kNumThreads / 4);
+    const Bf16* q = params.q + (static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head) * kDim + thread % 4 * 16;
 #pragma unroll
-  for (int begin = 0; begin < kBlocks; begin += kStep) {
-    uint4 chunks[kStep][2];
-#pragma unroll
-    for (int i = 0; i < kStep; ++i) {
-      const uint8_t* place = reinterpret_cast<const uint8_t*>(q + (begin + i) * kBlockDims);
-      chunks[i][0] = load_or_zero(place, is_head);
-      chunks[i][1] = load_or_zero(place + 16, is_head);
+    for (int block = 0; block < kBlocks; ++block) {
+      const uint32_t chunk = place + i * kHeadsBytes + block * kBlockBytes;
+      ptx::async_load_16(chunk, q + block * kBlockDims, head < heads.num_heads);
+      ptx::async_load_16(chunk ^ 16, q + block * kBlockDims + 8, head < heads.num_heads);
     }
+  }
+  ptx::async_load_wait_all();
+#pragma unroll 1
+  for (int i = 0; i < kHeads; ++i) {
 #pragma unroll
-    for (int i = 0; i < kStep; ++i) store_dims(shared_q[begin + i], head, dims, permuted_f16(chunks[i][0], chunks[i][1]));
+    for (int block = 0; block < kBlocks; ++block) {
+      const uint32_t chunk = place + i * kHeadsBytes + block * kBlockBytes;
+      const PermutedDims dims = permuted_f16(ptx::load_shared(chunk), ptx::load_shared(chunk ^ 16));
+      ptx::store_shared(chunk, dims.chunks[0]);
+      ptx::store_shared(chunk ^ 16, dims.chunks[1]);
+    }
   }
 }
 
