@@ -126,7 +126,7 @@ __device__ __forceinline__ void load_word(int index, const QuadKeys& keys, uint3
   const uint8_t* values = keys.values[U::key(index) % 2];
   const unsigned part = static_cast<unsigned>(ptx::thread_here()) % 4;
   const unsigned offset = U::block(index) * kBlockDims + (U::is_coded(index) ? part * 16 : part * 32 + index % 2 * 16);
-  ptx::async_load_16(place, values + offset, values != nullptr);
+  ptx::async_load_16_of_256(place, values + offset, values != nullptr);
 }
 
 // Begins to read a pair of words into its place.
