@@ -103,6 +103,10 @@ __device__ __forceinline__ void multiply_values(const TileWeights& weights, uint
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, int block, TileWeights& weights, QuadSums& row_sums,
                                          Output<kGroupBlocks>& o) {
+  const uint64_t values = uniform_descriptor(shared.keys[tile][block]);
+  float sum[32];
+  fence_operands(weights);
+  multiply_values(weights, values, sum);
   PartSum sums[2] = {row_sums.of(0), row_sums.of(1)};
   FoldFactors factors[2];
 #pragma unroll
@@ -112,17 +116,14 @@ __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, i
 #pragma unroll
     for (int i = 0; i < kGroupBlocks * 32; ++i) o[i / 32][i % 32] *= factors[i / 2 % 2].keep;
   }
-  const uint64_t values = uniform_descriptor(shared.keys[tile][block]);
-  float sum[32];
-  fence_operands(weights);
 #pragma unroll
   for (int i = 0; i < kGroupBlocks; ++i) {
-    multiply_values(weights, values + i * (kBlockBytes >> 4), sum);
     ptx::wgmma_wait_group<0>();
     fence_operands(sum);
     ptx::mbarrier_arrive(&shared.empty[tile][block + i]);
 #pragma unroll
     for (int k = 0; k < 32; ++k) o[i][k] = __fmaf_rn(sum[k], factors[k / 2 % 2].gain, o[i][k]);
+    if (i + 1 < kGroupBlocks) multiply_values(weights, values + (i + 1) * (kBlockBytes >> 4), sum);
   }
   fence_operands(weights);
 }
