@@ -577,9 +577,10 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   extern __shared__ __align__(kSwizzleAtomBytes) uint8_t memory[];
   using Memory = SharedMemory<kDim>;
   Memory& shared = *reinterpret_cast<Memory*>(memory);
+  constexpr int kMovers = (Units<kDim>::kCoded > 0 ? kProducers : 0) + kFinders;  // of the last two blocks of a tile
   constexpr int kFull = kTiles * Memory::kFills, kEmpty = kTiles * Memory::kBlocks;
   if (const int i = ptx::thread_here(); i < kFull) {
-    ptx::mbarrier_init(&shared.full[0][0] + i, kProducers);
+    ptx::mbarrier_init(&shared.full[0][0] + i, i % Memory::kFills < Memory::kFills - 1 ? kProducers : kMovers);
   } else if (i < kFull + kEmpty) {
     const bool both_read = Shape<kDim, kGroupBlocks>::kGroups == 1 && i >= kFull + Memory::kBlocks;
     ptx::mbarrier_init(&shared.empty[0][0] + i - kFull, both_read ? kConsumers : kGroupThreads);
@@ -587,7 +588,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
     for (int k = 0; k < 2; ++k) {
       ptx::mbarrier_init(&shared.places_full[k], kFinders);
       ptx::mbarrier_init(&shared.scales_full[k], kFinders);
-      ptx::mbarrier_init(&shared.places_empty[k], kProducers);
+      ptx::mbarrier_init(&shared.places_empty[k], kMovers);
       ptx::mbarrier_init(&shared.work_full[k], 1);
       ptx::mbarrier_init(&shared.output_full[k], 32);
     }
@@ -604,7 +605,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
     find_keys<kDim>(args, shared);
   } else if (ptx::thread_here() >= kConsumers) {
     ptx::decrease_registers<kProducerRegisters>();
-    produce<kDim>(shared);
+    if constexpr (Units<kDim>::kCoded > 0) produce<kDim>(shared);
   } else {
     ptx::increase_registers<kConsumerRegisters>();
     consume_rows<kDim, kGroupBlocks, kOutput>(args, shared);

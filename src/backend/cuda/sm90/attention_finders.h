@@ -52,13 +52,46 @@ __device__ __forceinline__ int this_finder() {
   return ptx::thread_here() - kConsumers - kProducers;
 }
 
-// The finders: the work on the CTA's rows, where the keys of their pieces are, a thread a key, two pieces ahead at most, and Q of rows but
-// the first, as soon as the keys of the row before are multiplied. Nobody waits at a barrier by a parity that can come round again before
-// he has seen it: a row's Q needs all finders, so that they are in the same row; what is there in turns is found again when the consumers
-// have multiplied the keys of the row between.
+// The rotated dims of a piece's keys into shared memory, copied as they are and changed in their place, and which keys there are. `turn`:
+// the piece.
+template <int kDim>
+__device__ __forceinline__ void move_rotated(SharedMemory<kDim>& shared, uint32_t turn) {
+  using U = Units<kDim>;
+  constexpr int kBlock = U::kCoded, kKeys = kTileKeys * 4 / kFinders;  // of a thread and tile
+  const KeyPlaces& places = shared.places[turn % 2];
+  ptx::mbarrier_wait(&shared.places_full[turn % 2], turn / 2 % 2);
+#pragma unroll 1
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const int finder = this_finder();
+    const uint8_t* const* values = places.values + tile * kTileKeys;
+    const uint32_t chunk = ptx::shared_address(shared.keys[tile][kBlock]) + swizzled_offset(finder / 4, 2 * (finder % 4));
+    ptx::mbarrier_wait(&shared.empty[tile][kBlock], turn % 2 ^ 1);
+#pragma unroll
+    for (int i = 0; i < kKeys; ++i) {
+      constexpr int kStep = kTileKeys / kKeys;
+      const uint8_t* value = values[finder / 4 + i * kStep];
+      const uint8_t* from = value + kBlock * kBlockDims + finder % 4 * 32;
+      const uint32_t to = chunk + i * kStep * kSwizzleRowBytes;
+      ptx::async_load_16_of_256(to, from, value != nullptr);
+      ptx::async_load_16_of_256(to ^ 16, from + 16, value != nullptr);
+    }
+    // A block is freed when the bias of its tile has been read.
+    if (finder < kTileKeys) shared.bias[tile][finder] = values[finder] != nullptr ? 0.0f : __int_as_float(0xff800000);
+    ptx::async_load_wait_all();
+#pragma unroll
+    for (int i = 0; i < kKeys; ++i) convert_in_place(chunk + i * (kTileKeys / kKeys) * kSwizzleRowBytes);
+    ptx::mbarrier_arrive(&shared.full[tile][U::kFills - 1]);
+  }
+  ptx::mbarrier_arrive(&shared.places_empty[turn % 2]);
+}
+
+// The finders: the work on the CTA's rows; where the keys of their pieces are, a thread a key, a piece ahead; the rotated dims of the keys;
+// and Q of rows but the first, as soon as the keys of the row before are multiplied. Nobody waits at a barrier by a parity that can come
+// round again before he has seen it: a row's Q needs all finders, so that they are in the same row; what is there in turns is found again
+// when the consumers have multiplied the keys of the row between.
 template <int kDim>
 __device__ __forceinline__ void find_keys(const Arguments& args, SharedMemory<kDim>& shared) {
-  uint32_t row = 0, turn = 0;  // rows and pieces so far
+  uint32_t row = 0, turn = 0, num_moved = 0;  // rows, pieces, pieces whose rotated dims are moved, so far
 #pragma unroll 1
   for (int unit = first_turn(args).unit; unit < args.num_units; unit += first_turn(args).step, ++row) {
     Work& work = shared.works[row % 4];
@@ -69,7 +102,8 @@ __device__ __forceinline__ void find_keys(const Arguments& args, SharedMemory<kD
     ptx::mbarrier_wait(&shared.work_full[row % 2], row / 2 % 2);
     int piece = work.piece_begin;
 #pragma unroll 1
-    for (; piece < max(work.piece_end, work.piece_begin + 1); ++piece) {
+    do {
+      uint32_t moved_end = turn;  // all of the row before; then one behind, but for the first one
       if (piece < work.piece_end) {
         const int key = piece * kPieceKeys + this_finder(), entry = find_entry(args, work, key);
         const EntryPlace place = locate<kDim>(args, work, key, entry, find_page(args, work, key, entry));
@@ -80,9 +114,11 @@ __device__ __forceinline__ void find_keys(const Arguments& args, SharedMemory<kD
         if (this_finder() == 0) shared.is_end[turn % 2] = false;
         ptx::mbarrier_arrive(&shared.places_full[turn % 2]);
         load_scales<kDim>(place.scales, places.scales[this_finder()], &shared.scales_full[turn % 2]);
-        ++turn;
+        if (turn++ == 0) moved_end = 1;
       }
-      if (piece != max(min(work.piece_begin + 1, work.piece_end - 1), work.piece_begin)) continue;  // time for the rest of the row
+#pragma unroll 1
+      for (; num_moved < moved_end; ++num_moved) move_rotated(shared, num_moved);
+      if (piece > work.piece_begin) continue;
       if (row > 0) {
         ptx::mbarrier_wait(&shared.q_empty, row % 2 ^ 1);
         load_queries<kDim, kFinders>(args.params, work.heads, shared.q, this_finder());
@@ -94,12 +130,13 @@ __device__ __forceinline__ void find_keys(const Arguments& args, SharedMemory<kD
         ptx::mbarrier_arrive(&shared.output_full[row % 2]);
       }
       prefetch_row<kDim>(args, unit + first_turn(args).step, this_finder());
-    }
+    } while (++piece < work.piece_end);
   }
   ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);
   shared.places[turn % 2].values[this_finder()] = nullptr;
   if (this_finder() == 0) shared.is_end[turn % 2] = true;
   ptx::mbarrier_arrive(&shared.places_full[turn % 2]);
+  if (num_moved < turn) move_rotated(shared, num_moved);
   ptx::async_load_wait_all();
 }
 

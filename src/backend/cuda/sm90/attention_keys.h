@@ -46,24 +46,16 @@ struct KeyPlaces {
 };
 
 // What a producer warp, which has 16 keys of each tile of a piece, moves one after the other: of a tile, then of the other, blocks of 64
-// coded dims and the rotated dims. A lane has 16 bytes of two keys of a block of codes, and 32 bytes of both of rotated dims.
+// coded dims. A lane has 16 bytes of two keys of a block.
 template <int kDim>
 struct Units {
   static constexpr int kBlocks = kDim / kBlockDims;
   static constexpr int kCoded = kBlocks - 1;
-  static constexpr int kTileWords = 2 * kCoded + 4;  // of a lane
-  static constexpr int kWords = kTiles * kTileWords, kPairs = kWords / 2;
-  static constexpr int kPairsAhead = kPairs % 3 == 0 ? 3 : 2;  // that are read ahead
-  static_assert(kPairs % kPairsAhead == 0);
-
-  static constexpr bool is_coded(int word) { return word % kTileWords < 2 * kCoded; }
-  static constexpr int block(int word) { return is_coded(word) ? word % kTileWords / 2 : kBlocks - 1; }
-  // Of the quad's four.
-  static constexpr int key(int word) {
-    return word / kTileWords * 2 + (is_coded(word) ? word % kTileWords % 2 : (word % kTileWords - 2 * kCoded) / 2);
-  }
+  static constexpr int kPairs = kTiles * kCoded;                        // of words of a lane
+  static constexpr int kPairsAhead = kCoded > 2 ? 3 : kCoded > 0 ? 2 : 1;  // that are read ahead
   // Two blocks are announced at once.
-  static constexpr bool ends_fill(int block) { return block % 2 == 1 || block == kBlocks - 1; }
+  static constexpr int kFills = kBlocks > 1 ? kBlocks / 2 : 1;
+  static constexpr bool ends_fill(int block) { return block % 2 == 1 || block == kCoded - 1; }
 };
 
 inline constexpr int kPairBytes = 2 * 32 * 16;  // two words of a warp's lanes
@@ -82,7 +74,7 @@ struct SharedMemory {
   alignas(16) float bias[kTiles][kTileKeys];     // 0, or −∞ where there is no key
   Part consumer_parts[kWarps];
   bool is_end[2];                                // instead of a piece
-  static constexpr int kFills = kBlocks > 1 ? kBlocks / 2 : 1;  // of a tile: two blocks at once
+  static constexpr int kFills = Units<kDim>::kFills;
   uint64_t full[kTiles][kFills];
   uint64_t empty[kTiles][kBlocks];
   uint64_t places_full[2];   // but for the scales
@@ -119,22 +111,13 @@ __device__ __forceinline__ QuadKeys quad_keys(const KeyPlaces& places, int tile)
   return {values[0], values[8]};
 }
 
-// Begins to read a word of a lane. Of the rotated dims, whose bytes of a lane are two words, the second is 16 bytes behind the first.
-template <int kDim>
-__device__ __forceinline__ void load_word(int index, const QuadKeys& keys, uint32_t place) {
-  using U = Units<kDim>;
-  const uint8_t* values = keys.values[U::key(index) % 2];
-  const unsigned part = static_cast<unsigned>(ptx::thread_here()) % 4;
-  const unsigned offset = U::block(index) * kBlockDims + (U::is_coded(index) ? part * 16 : part * 32 + index % 2 * 16);
-  ptx::async_load_16_of_256(place, values + offset, values != nullptr);
-}
-
-// Begins to read a pair of words into its place.
-template <int kDim>
-__device__ __forceinline__ void load_pair(int pair, const QuadKeys& keys, uint32_t places) {
-  const uint32_t place = places + pair % Units<kDim>::kPairsAhead * kPairBytes;
-  load_word<kDim>(2 * pair, keys, place);
-  load_word<kDim>(2 * pair + 1, keys, place + kPairBytes / 2);
+// Begins to read a pair of words of a lane.
+__device__ __forceinline__ void load_pair(int block, const QuadKeys& keys, uint32_t place) {
+  const unsigned offset = block * kBlockDims + static_cast<unsigned>(ptx::thread_here()) % 4 * 16;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    ptx::async_load_16_of_256(place + i * (kPairBytes / 2), keys.values[i] + offset, keys.values[i] != nullptr);
+  }
   ptx::async_load_commit();
 }
 
@@ -156,19 +139,26 @@ __device__ __forceinline__ void store_key(uint32_t first, uint32_t offset, const
   ptx::store_shared((ptx::computed_here(static_cast<int>(first)) ^ 16) + offset, dims.chunks[1]);
 }
 
-// The producers: the CTA's keys into shared memory, piece by piece as the finders say, tile 0, then tile 1, block by block.
+// The producers: the coded dims of the CTA's keys into shared memory, piece by piece as the finders say, tile 0, then tile 1, block by
+// block.
 template <int kDim>
 __device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
   using U = Units<kDim>;
   constexpr int kTileBytes = U::kBlocks * kBlockBytes, kAhead = U::kPairsAhead;
+  static_assert(U::kCoded > 0 && U::kCoded >= kAhead - 1);
   const int producer = threadIdx.x - kConsumers;
   const uint32_t first_chunk = ptx::shared_address(shared.keys[0][0]) + swizzled_offset(first_key(producer), 2 * (producer % 4));
-  const uint32_t words_at = ptx::shared_address(shared.words[producer / 32][0]) + producer % 32 * 16;
+  uint32_t words_at[kAhead];  // where the pairs of a piece come, in turns
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) words_at[i] = ptx::shared_address(shared.words[producer / 32][i]) + producer % 32 * 16;
   ptx::mbarrier_wait(&shared.places_full[0], 0);
   if (shared.is_end[0]) return;
   QuadKeys keys = quad_keys(shared.places[0], 0);
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) load_pair<kDim>(i, keys, words_at);
+  for (int pair = 0; pair < kAhead; ++pair) {
+    if (pair == U::kCoded) keys = quad_keys(shared.places[0], 1);
+    load_pair(pair % U::kCoded, keys, words_at[pair]);
+  }
   uint32_t turn = 0;  // pieces so far
 #pragma unroll 1
   do {
@@ -176,48 +166,48 @@ __device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
     uint2 scales[2];  // of the quad's keys of a tile
 #pragma unroll
     for (int pair = 0; pair < U::kPairs; ++pair) {
-      const int index = 2 * pair, tile = index / U::kTileWords, block = U::block(index), key = U::key(index) % 2;
-      const bool is_coded = U::is_coded(index);  // of both keys; else both words of one
-      const bool begins_tile = index % U::kTileWords == 0;
-      const uint32_t place = words_at + pair % kAhead * kPairBytes;
-      if (begins_tile) {
+      const int tile = pair / U::kCoded, block = pair % U::kCoded, next = pair + kAhead;
+      const uint32_t place = words_at[pair % kAhead];
+      if (block == 0) {
         if (tile == 0) ptx::mbarrier_wait(&shared.scales_full[turn % 2], turn / 2 % 2);
         const uint2* of_quad = places.scales + tile * kTileKeys + first_key(this_producer());
         scales[0] = of_quad[0];
         scales[1] = of_quad[8];
+        if (tile == 1) ptx::mbarrier_arrive(&shared.places_empty[turn % 2]);
       }
       ptx::async_load_wait<kAhead - 1>();
       const uint4 words[2] = {ptx::load_shared(place), ptx::load_shared(place + kPairBytes / 2)};
-      if (key == 0) ptx::mbarrier_wait(&shared.empty[tile][block], turn % 2 ^ 1);
-      if (begins_tile) {  // a block is freed when the bias of its tile has been read
-        const int i = this_producer();
-        if (i / kTileKeys == tile) {
-          shared.bias[tile][i % kTileKeys] = places.values[i] != nullptr ? 0.0f : __int_as_float(0xff800000);
-        }
-        if (tile == 1) ptx::mbarrier_arrive(&shared.places_empty[turn % 2]);
-      }
-      const uint32_t offset = tile * kTileBytes + block * kBlockBytes;
-      if (is_coded) {
+      ptx::mbarrier_wait(&shared.empty[tile][block], turn % 2 ^ 1);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const uint32_t scale = f16_scale_pair(block < 4 ? scales[i].x : scales[i].y, block % 4);
-          store_key(first_chunk, offset + i * kSwizzleAtomBytes, permuted_f16(words[i], scale));
-        }
-      } else {
-        store_key(first_chunk, offset + key * kSwizzleAtomBytes, permuted_f16(words[0], words[1]));
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t scale = f16_scale_pair(block < 4 ? scales[i].x : scales[i].y, block % 4);
+        store_key(first_chunk, tile * kTileBytes + block * kBlockBytes + i * kSwizzleAtomBytes, permuted_f16(words[i], scale));
       }
-      if ((is_coded || key == 1) && U::ends_fill(block)) ptx::mbarrier_arrive(&shared.full[tile][block / 2]);
-      const int next = pair + kAhead;
-      if (2 * next == U::kTileWords) keys = quad_keys(places, 1);
+      if (U::ends_fill(block)) ptx::mbarrier_arrive(&shared.full[tile][block / 2]);
+      if (next % U::kPairs == U::kCoded) keys = quad_keys(shared.places[(turn + next / U::kPairs) % 2], 1);
       if (next == U::kPairs) {
         ptx::mbarrier_wait(&shared.places_full[(turn + 1) % 2], (turn + 1) / 2 % 2);
         keys = quad_keys(shared.places[(turn + 1) % 2], 0);
       }
-      load_pair<kDim>(next % U::kPairs, keys, words_at);
+      load_pair(next % U::kPairs % U::kCoded, keys, place);
+    }
+    if constexpr (U::kPairs % kAhead != 0) {  // the next piece's pairs begin elsewhere
+      uint32_t moved[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) moved[i] = words_at[(i + U::kPairs) % kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) words_at[i] = moved[i];
     }
     ++turn;
   } while (!shared.is_end[turn % 2]);
   ptx::async_load_wait_all();
+}
+
+// Bf16 values in a block of shared memory, two chunks of eight at `chunk`, as f16.
+__device__ __forceinline__ void convert_in_place(uint32_t chunk) {
+  const PermutedDims dims = permuted_f16(ptx::load_shared(chunk), ptx::load_shared(chunk ^ 16));
+  ptx::store_shared(chunk, dims.chunks[0]);
+  ptx::store_shared(chunk ^ 16, dims.chunks[1]);
 }
 
 // Q [64, kDim] of a unit into shared memory as f16 by kNumThreads threads; heads beyond the model's are zeros. It is copied as it is and
@@ -246,10 +236,7 @@ __device__ __forceinline__ void load_queries(const AttentionParams& params, cons
   for (int i = 0; i < kHeads; ++i) {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
-      const uint32_t chunk = place + i * kHeadsBytes + block * kBlockBytes;
-      const PermutedDims dims = permuted_f16(ptx::load_shared(chunk), ptx::load_shared(chunk ^ 16));
-      ptx::store_shared(chunk, dims.chunks[0]);
-      ptx::store_shared(chunk ^ 16, dims.chunks[1]);
+      convert_in_place(place + i * kHeadsBytes + block * kBlockBytes);
     }
   }
 }
