@@ -526,8 +526,8 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
 #pragma unroll 1
   while (unit < args.num_units) {
     if (turn.row() == 0) {
-      load_queries<kDim, kConsumers>(args.params, heads_of(args, ptx::computed_here(unit)), shared.q, ptx::thread_here());
-      ptx::fence_async_proxy();
+      QueryCopy<kDim, kConsumers>::begin(args.params, heads_of(args, ptx::computed_here(unit)), shared, ptx::thread_here());
+      QueryCopy<kDim, kConsumers>::end(shared, ptx::thread_here());
       ptx::named_barrier_sync(kRowBarrier, kConsumers);
     } else {
       ptx::mbarrier_wait(&shared.q_full, turn.row() % 2 ^ 1);

@@ -121,15 +121,17 @@ __device__ __forceinline__ void find_keys(const Arguments& args, SharedMemory<kD
       if (piece > work.piece_begin) continue;
       if (row > 0) {
         ptx::mbarrier_wait(&shared.q_empty, row % 2 ^ 1);
-        load_queries<kDim, kFinders>(args.params, work.heads, shared.q, this_finder());
-        ptx::fence_async_proxy();
-        ptx::mbarrier_arrive(&shared.q_full);
+        QueryCopy<kDim, kFinders>::begin(args.params, work.heads, shared, this_finder());
       }
       if (this_finder() >= kFinders - 32) {
         find_output(args.params, work, this_finder() % 32, shared.outputs[row % 2]);
         ptx::mbarrier_arrive(&shared.output_full[row % 2]);
       }
       prefetch_row<kDim>(args, unit + first_turn(args).step, this_finder());
+      if (row > 0) {
+        QueryCopy<kDim, kFinders>::end(shared, this_finder());
+        ptx::mbarrier_arrive(&shared.q_full);
+      }
     } while (++piece < work.piece_end);
   }
   ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);

@@ -210,35 +210,44 @@ __device__ __forceinline__ void convert_in_place(uint32_t chunk) {
   ptx::store_shared(chunk ^ 16, dims.chunks[1]);
 }
 
-// Q [64, kDim] of a unit into shared memory as f16 by kNumThreads threads; heads beyond the model's are zeros. It is copied as it is and
-// changed in its place: that takes few registers, and its lines come all at once.
+// Q [64, kDim] of a unit into shared memory by kNumThreads threads; heads beyond the model's are zeros. It is copied as it is and then
+// changed to f16 in its place: that takes few registers, and its lines come all at once.
 template <int kDim, int kNumThreads>
-__device__ __forceinline__ void load_queries(const AttentionParams& params, const OutputHeads& heads, uint8_t (*shared_q)[kBlockBytes],
-                                             int thread) {
-  constexpr int kBlocks = kDim / kBlockDims;
-  const uint32_t place = ptx::shared_address(shared_q[0]) + swizzled_offset(thread / 4, 2 * (thread % 4));
-  constexpr uint32_t kHeadsBytes = kNumThreads / 4 * kSwizzleRowBytes;  // from a thread's head to its next one
-  static_assert(kHeadsBytes % kSwizzleAtomBytes == 0 && kHeadTile * 4 % kNumThreads == 0);
-  constexpr int kHeads = kHeadTile * 4 / kNumThreads;
+struct QueryCopy {
+  static constexpr int kBlocks = kDim / kBlockDims, kHeads = kHeadTile * 4 / kNumThreads;  // of a thread
+  static constexpr uint32_t kStepBytes = kNumThreads / 4 * kSwizzleRowBytes;               // from a thread's head to its next one
+  static_assert(kStepBytes % kSwizzleAtomBytes == 0 && kHeadTile * 4 % kNumThreads == 0);
+  static __device__ __forceinline__ uint32_t place(const SharedMemory<kDim>& shared, int thread) {
+    return ptx::shared_address(shared.q[0]) + swizzled_offset(thread / 4, 2 * (thread % 4));
+  }
+
+  static __device__ __forceinline__ void begin(const AttentionParams& params, const OutputHeads& heads, const SharedMemory<kDim>& shared,
+                                               int thread) {
+    const int first = thread / 4;
+    const int64_t head_index = static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + first;
 #pragma unroll 1
-  for (int i = 0; i < kHeads; ++i) {
-    const int head = thread / 4 + i * (kNumThreads / 4);
-    const Bf16* q = params.q + (static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head) * kDim + thread % 4 * 16;
+    for (int i = 0; i < kHeads; ++i) {
+      const Bf16* q = params.q + (head_index + i * (kNumThreads / 4)) * kDim + thread % 4 * 16;
+      const bool is_head = first + i * (kNumThreads / 4) < heads.num_heads;
 #pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      const uint32_t chunk = place + i * kHeadsBytes + block * kBlockBytes;
-      ptx::async_load_16(chunk, q + block * kBlockDims, head < heads.num_heads);
-      ptx::async_load_16(chunk ^ 16, q + block * kBlockDims + 8, head < heads.num_heads);
+      for (int block = 0; block < kBlocks; ++block) {
+        const uint32_t chunk = place(shared, thread) + i * kStepBytes + block * kBlockBytes;
+        ptx::async_load_16(chunk, q + block * kBlockDims, is_head);
+        ptx::async_load_16(chunk ^ 16, q + block * kBlockDims + 8, is_head);
+      }
     }
   }
-  ptx::async_load_wait_all();
+
+  // Waits for it; then it can be multiplied.
+  static __device__ __forceinline__ void end(const SharedMemory<kDim>& shared, int thread) {
+    ptx::async_load_wait_all();
 #pragma unroll 1
-  for (int i = 0; i < kHeads; ++i) {
+    for (int i = 0; i < kHeads; ++i) {
 #pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      convert_in_place(place + i * kHeadsBytes + block * kBlockBytes);
+      for (int block = 0; block < kBlocks; ++block) convert_in_place(place(shared, thread) + i * kStepBytes + block * kBlockBytes);
     }
+    ptx::fence_async_proxy();
   }
-}
+};
 
 }  // namespace dsv4::cuda
