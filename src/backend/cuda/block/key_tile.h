@@ -1,5 +1,5 @@
 // Cache entries of 64 keys in shared memory as f16, the operand of both products: rows of keys [64, 64 dims], 128-byte swizzled blocks,
-// that wgmma reads K-major as keys (S = Q·Kᵀ) and N-major as values (O = P·V). Four threads make a block of a key of its FP8 codes.
+// that wgmma reads K-major as keys (S = Q·Kᵀ) and N-major as values (O = P·V). Four threads make a block of a key.
 #pragma once
 
 #include "backend/cuda/block/formats.h"
@@ -31,16 +31,6 @@ __device__ __forceinline__ PermutedDims permuted_f16(const uint4& codes, uint32_
   scaled_f16x4(codes.z, scale, dims.chunks[0].z, dims.chunks[1].z);
   scaled_f16x4(codes.w, scale, dims.chunks[0].w, dims.chunks[1].w);
   return dims;
-}
-
-// Dims 16·`part` … of row `row` of a block.
-__device__ __forceinline__ void store_dims(uint8_t* block, int row, int part, const PermutedDims& dims) {
-  *reinterpret_cast<uint4*>(block + swizzled_offset(row, 2 * part)) = dims.chunks[0];
-  *reinterpret_cast<uint4*>(block + swizzled_offset(row, 2 * part + 1)) = dims.chunks[1];
-}
-
-__device__ __forceinline__ uint4 load_or_zero(const uint8_t* address, bool valid) {
-  return valid ? __ldg(reinterpret_cast<const uint4*>(address)) : make_uint4(0, 0, 0, 0);
 }
 
 }  // namespace dsv4::cuda

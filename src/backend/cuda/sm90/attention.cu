@@ -5,13 +5,15 @@
 // and are added to those of the tiles before it in fp32, with exact factors (fold(), block/attention_output.h). So a row's bits depend on
 // its keys alone, not on who computed which tile and which columns: make_attention_plan() chooses what fills the GPU.
 //
-//   producer warpgroup      entries → registers, FP8 → f16 → shared memory: tile 0, then tile 1, block of 64 dims by block
+//   finder warpgroup        rows → pieces → where their keys are, a piece ahead; rotated dims, and Q of the next row → shared memory
+//   producer warpgroup      FP8 codes → shared memory, three pairs of words ahead → f16 → tile 0, then tile 1, block of 64 dims by block
 //   consumer warpgroup 0    S of tile 0 | softmax | P → shared | O += P·V of tile 0 | P of tile 1 ← shared | O += P·V of tile 1
-//   consumer warpgroup 1    S of tile 1 | softmax | P → shared, P of tile 0 ← shared | O += P·V of tile 0 | of tile 1
+//   consumer warpgroup 1    S of tile 1 | softmax | P of tile 0 ← shared, P → shared | O += P·V of tile 0 | of tile 1
 //
 // The warpgroups have half of the columns each. Of a tile they need nothing from each other but P, so that one multiplies while the other
 // is at its softmax. A block of 64 dims × 64 keys is filled again as soon as the warpgroup that has these columns is done with it: the next
-// piece arrives while this one's values are multiplied, and its S begins with the blocks that came first.
+// piece arrives while this one's values are multiplied, and its S begins with the blocks that came first. A row is stored while the keys
+// and Q of the next one arrive.
 //
 // Numbers. P is taken as two f16, high and low: 22 bits. Maxima are rounded up to integers (of logits in powers of two), so that changing
 // them is exact; P is up to 2^15, which puts the low term of what matters above the subnormals.
@@ -260,7 +262,8 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
         load_weights<kDim>(shared, ptx::thread_here(), weights);
         ptx::named_barrier_arrive(kReadBarrier + (this_group() ^ 1), kConsumers);
       }
-      add_tile<kDim, kGroupBlocks>(shared, tile, first_block<kDim, kGroupBlocks>(work_of(shared, turn), this_group()), weights, row_sums, o);
+      add_tile<kDim, kGroupBlocks>(shared, tile, first_block<kDim, kGroupBlocks>(work_of(shared, turn), this_group()), weights, row_sums,
+                                   o);
       if (--tiles_left != 0) continue;
       const Work& work = work_of(shared, turn);
       const Part part = this_part(shared);
@@ -291,8 +294,8 @@ __device__ __forceinline__ void meet(const Arguments& args, int unit, int thread
 }
 
 // Weight of one of a thread's two heads; `leads`: it writes its LSE.
-__device__ __forceinline__ HeadSums normalise_head(const AttentionParams& params, const OutputHeads& heads, const RowOutput& output, int head,
-                                                   bool leads, const PartSum& row_sum) {
+__device__ __forceinline__ HeadSums normalise_head(const AttentionParams& params, const OutputHeads& heads, const RowOutput& output,
+                                                   int head, bool leads, const PartSum& row_sum) {
   const HeadSums sums = normalise(row_sum, output.sinks[head]);
   if (params.lse != nullptr && leads && head < heads.num_heads) {
     params.lse[static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head] = sums.lse;
@@ -301,8 +304,8 @@ __device__ __forceinline__ HeadSums normalise_head(const AttentionParams& params
 }
 
 // Weights of both; `leads`: the quad writes their LSE.
-__device__ __forceinline__ void normalise_heads(const AttentionParams& params, const OutputHeads& heads, const RowOutput& output, int thread,
-                                                bool leads, const PartSum (&row_sums)[2], HeadSums (&sums)[2]) {
+__device__ __forceinline__ void normalise_heads(const AttentionParams& params, const OutputHeads& heads, const RowOutput& output,
+                                                int thread, bool leads, const PartSum (&row_sums)[2], HeadSums (&sums)[2]) {
   const int head = first_head(thread);
   sums[0] = normalise_head(params, heads, output, head, leads && thread % 4 == 0, row_sums[0]);
   sums[1] = normalise_head(params, heads, output, head + 8, leads && thread % 4 == 1, row_sums[1]);
@@ -370,15 +373,14 @@ __device__ __forceinline__ void emit_block(const AttentionParams& params, const 
 // The output of a row that one CTA has summed up in registers. `staging`: 2 KiB of shared memory of each warp; P of the warpgroup's tile
 // will do, which the other one has read.
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
-__device__ __forceinline__ void emit_row(const Arguments& args, const Work& work, const RowOutput& output, int thread, const QuadSums& row_sums,
-                                         const Output<kGroupBlocks>& o, uint8_t* staging) {
+__device__ __forceinline__ void emit_row(const Arguments& args, const Work& work, const RowOutput& output, int thread,
+                                         const QuadSums& row_sums, const Output<kGroupBlocks>& o, uint8_t* staging) {
   constexpr int kVectors = kOutputVectors<kDim, kOutput>;  // of dims: two of O
   if (!has_columns<kDim, kGroupBlocks>(thread)) return;
   const int column = work.column;
   const int first_dim = first_block<kDim, kGroupBlocks>(work, thread / kGroupThreads) * kBlockDims;
   HeadSums sums[2];
-  normalise_heads(args.params, work.heads, output, thread, thread < kGroupThreads && column == 0, {row_sums.of(0), row_sums.of(1)},
-                  sums);
+  normalise_heads(args.params, work.heads, output, thread, thread < kGroupThreads && column == 0, {row_sums.of(0), row_sums.of(1)}, sums);
   if constexpr (kOutput == AttentionOutput::kBf16) {
 #pragma unroll
     for (int i = 0; i < kGroupBlocks; ++i) {
@@ -577,7 +579,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   extern __shared__ __align__(kSwizzleAtomBytes) uint8_t memory[];
   using Memory = SharedMemory<kDim>;
   Memory& shared = *reinterpret_cast<Memory*>(memory);
-  constexpr int kMovers = (Units<kDim>::kCoded > 0 ? kProducers : 0) + kFinders;  // of the last two blocks of a tile
+  constexpr int kMovers = (Units<kDim>::kCoded > 0 ? kProducers : 0) + kFinders;  // of the last blocks of a tile, coded and rotated
   constexpr int kFull = kTiles * Memory::kFills, kEmpty = kTiles * Memory::kBlocks;
   if (const int i = ptx::thread_here(); i < kFull) {
     ptx::mbarrier_init(&shared.full[0][0] + i, i % Memory::kFills < Memory::kFills - 1 ? kProducers : kMovers);

@@ -51,7 +51,7 @@ template <int kDim>
 struct Units {
   static constexpr int kBlocks = kDim / kBlockDims;
   static constexpr int kCoded = kBlocks - 1;
-  static constexpr int kPairs = kTiles * kCoded;                        // of words of a lane
+  static constexpr int kPairs = kTiles * kCoded;                           // of words of a lane
   static constexpr int kPairsAhead = kCoded > 2 ? 3 : kCoded > 0 ? 2 : 1;  // that are read ahead
   // Two blocks are announced at once.
   static constexpr int kFills = kBlocks > 1 ? kBlocks / 2 : 1;
@@ -65,25 +65,25 @@ struct SharedMemory {
   static constexpr int kBlocks = kDim / kBlockDims;
   alignas(kSwizzleAtomBytes) uint8_t q[kBlocks][kBlockBytes];
   alignas(kSwizzleAtomBytes) uint8_t keys[kTiles][kBlocks][kBlockBytes];
-  alignas(kSwizzleAtomBytes) uint8_t p[kTerms][kBlockBytes];  // [64 heads, 64 keys] of one tile, then of the other
+  alignas(kSwizzleAtomBytes) uint8_t p[kTerms][kBlockBytes];                         // [64 heads, 64 keys] of one tile, then of the other
   alignas(16) uint8_t words[kProducers / 32][Units<kDim>::kPairsAhead][kPairBytes];  // on their way from the cache, of each warp
-  KeyPlaces places[2];                           // of pieces, in turns
-  Work works[4];                                 // on rows, in turns
-  RowOutput outputs[2];                          // of rows, in turns
-  PartSum sums[kHeadTile];                       // of a tile's keys
-  alignas(16) float bias[kTiles][kTileKeys];     // 0, or −∞ where there is no key
+  KeyPlaces places[2];                                                               // of pieces, in turns
+  Work works[4];                                                                     // on rows, in turns
+  RowOutput outputs[2];                                                              // of rows, in turns
+  PartSum sums[kHeadTile];                                                           // of a tile's keys
+  alignas(16) float bias[kTiles][kTileKeys];                                         // 0, or −∞ where there is no key
   Part consumer_parts[kWarps];
-  bool is_end[2];                                // instead of a piece
+  bool is_end[2];  // instead of a piece
   static constexpr int kFills = Units<kDim>::kFills;
   uint64_t full[kTiles][kFills];
   uint64_t empty[kTiles][kBlocks];
-  uint64_t places_full[2];   // but for the scales
+  uint64_t places_full[2];  // but for the scales
   uint64_t scales_full[2];
   uint64_t places_empty[2];
-  uint64_t work_full[2];     // the work on a row is known
+  uint64_t work_full[2];  // the work on a row is known
   uint64_t output_full[2];
-  uint64_t q_full;           // of rows but the first, whose Q the consumers load
-  uint64_t q_empty;          // the last keys of a row are multiplied
+  uint64_t q_full;   // of rows but the first, whose Q the consumers load
+  uint64_t q_empty;  // the last keys of a row are multiplied
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 

@@ -14,9 +14,9 @@
 namespace dsv4::cuda {
 
 inline constexpr int kHeadroom = 15;  // P is relative to 2^(maximum − kHeadroom)
-// Of the consumers. kOrderBarrier: S of tile 0 is computed; kReadBarrier + g: the other warpgroup than g has read P of tile 1; kStoredBarrier:
-// warpgroup 1 has stored its output of the row before; of a warp of either warpgroup, which have the same heads: kTileBarrier + 4·t + warp:
-// P of tile t is in shared memory.
+// Of the consumers. kOrderBarrier: S of tile 0 is computed; kReadBarrier + g: the other warpgroup than g has read P of tile 1;
+// kStoredBarrier: warpgroup 1 has stored its output of the row before; of a warp of either warpgroup, which have the same heads:
+// kTileBarrier + 4·t + warp: P of tile t is in shared memory.
 inline constexpr int kRowBarrier = 1, kOrderBarrier = 2, kReadBarrier = 3, kStoredBarrier = 5, kTileBarrier = 6;
 
 // The sums of a thread's two heads, which its quad has in common, a lane a word of them.
@@ -138,7 +138,8 @@ __device__ __forceinline__ int tile_barrier(int tile, int thread) {
 // P of tile 0, which warpgroup 0 has, in either warpgroup, and P of tile 1, which warpgroup 1 had, in shared memory. A warp has P of its
 // heads to itself there but for the one of the other warpgroup, and changes one for the other in its place.
 template <int kDim>
-__device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, int group, bool both_have_columns, TileWeights& weights) {
+__device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, int group, bool both_have_columns,
+                                                 TileWeights& weights) {
   if (group == 0) {
     if (!both_have_columns) return;
     store_weights<kDim>(shared, thread, weights);
