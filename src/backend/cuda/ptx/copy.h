@@ -33,12 +33,6 @@ __device__ __forceinline__ void async_load_16(uint32_t shared, const void* globa
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(source_bytes) : "memory");
 }
 
-// The same of bytes whose neighbours are read soon: the L2 fetches the 256 bytes that they are in.
-__device__ __forceinline__ void async_load_16_of_256(uint32_t shared, const void* global, bool valid) {
-  const uint32_t source_bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(source_bytes) : "memory");
-}
-
 // The same of 4 or 8 bytes.
 template <int kBytes>
 __device__ __forceinline__ void async_load_small(uint32_t shared, const void* global, bool valid) {
@@ -46,7 +40,13 @@ __device__ __forceinline__ void async_load_small(uint32_t shared, const void* gl
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global), "n"(kBytes), "r"(source_bytes) : "memory");
 }
 
-// The calling thread's async_load_16 since the last call are a group.
+// async_load_16 of bytes whose neighbours are read soon: the L2 fetches the 256 bytes that they are in.
+__device__ __forceinline__ void async_load_16_of_256(uint32_t shared, const void* global, bool valid) {
+  const uint32_t source_bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(source_bytes) : "memory");
+}
+
+// The calling thread's async loads since the last call are a group.
 __device__ __forceinline__ void async_load_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

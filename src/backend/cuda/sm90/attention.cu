@@ -370,8 +370,9 @@ __device__ __forceinline__ void emit_block(const AttentionParams& params, const 
   __syncwarp();
 }
 
-// The output of a row that one CTA has summed up in registers. `staging`: 2 KiB of shared memory of each warp; P of the warpgroup's tile
-// will do, which the other one has read.
+// The output of a row that one CTA has summed up in registers. `staging`: 2 KiB of shared memory of each warp, where P was: of
+// warpgroup 0 a warp's heads of the high term, of warpgroup 1 of the low one, so that two warps with the same heads share nothing with
+// others.
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __device__ __forceinline__ void emit_row(const Arguments& args, const Work& work, const RowOutput& output, int thread,
                                          const QuadSums& row_sums, const Output<kGroupBlocks>& o, uint8_t* staging) {

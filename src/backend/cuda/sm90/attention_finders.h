@@ -85,6 +85,39 @@ __device__ __forceinline__ void move_rotated(SharedMemory<kDim>& shared, uint32_
   ptx::mbarrier_arrive(&shared.places_empty[turn % 2]);
 }
 
+// Where the keys of piece `piece` of a row are, for the producers, as the CTA's piece `turn`.
+template <int kDim>
+__device__ __forceinline__ void find_places(const Arguments& args, SharedMemory<kDim>& shared, const Work& work, int piece, uint32_t turn) {
+  const int key = piece * kPieceKeys + this_finder(), entry = find_entry(args, work, key);
+  const EntryPlace place = locate<kDim>(args, work, key, entry, find_page(args, work, key, entry));
+  if (turn == 0 && entry >= 0) prefetch_entry<kDim>(place);
+  KeyPlaces& places = shared.places[turn % 2];
+  ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);
+  places.values[this_finder()] = place.values;
+  if (this_finder() == 0) shared.is_end[turn % 2] = false;
+  ptx::mbarrier_arrive(&shared.places_full[turn % 2]);
+  load_scales<kDim>(place.scales, places.scales[this_finder()], &shared.scales_full[turn % 2]);
+}
+
+// What a row needs beside its keys: its Q, when the keys of the row before are multiplied (the first row's the consumers load), and what
+// its output needs. Q and the list of the unit after it are brought to the L2.
+template <int kDim>
+__device__ __forceinline__ void find_rest(const Arguments& args, SharedMemory<kDim>& shared, const Work& work, uint32_t row, int unit) {
+  if (row > 0) {
+    ptx::mbarrier_wait(&shared.q_empty, row % 2 ^ 1);
+    QueryCopy<kDim, kFinders>::begin(args.params, work.heads, shared, this_finder());
+  }
+  if (this_finder() >= kFinders - 32) {
+    find_output(args.params, work, this_finder() % 32, shared.outputs[row % 2]);
+    ptx::mbarrier_arrive(&shared.output_full[row % 2]);
+  }
+  prefetch_row<kDim>(args, unit + first_turn(args).step, this_finder());
+  if (row > 0) {
+    QueryCopy<kDim, kFinders>::end(shared, this_finder());
+    ptx::mbarrier_arrive(&shared.q_full);
+  }
+}
+
 // The finders: the work on the CTA's rows; where the keys of their pieces are, a thread a key, a piece ahead; the rotated dims of the keys;
 // and Q of rows but the first, as soon as the keys of the row before are multiplied. Nobody waits at a barrier by a parity that can come
 // round again before he has seen it: a row's Q needs all finders, so that they are in the same row; what is there in turns is found again
@@ -105,33 +138,13 @@ __device__ __forceinline__ void find_keys(const Arguments& args, SharedMemory<kD
     do {
       uint32_t moved_end = turn;  // all of the row before; then one behind, but for the first one
       if (piece < work.piece_end) {
-        const int key = piece * kPieceKeys + this_finder(), entry = find_entry(args, work, key);
-        const EntryPlace place = locate<kDim>(args, work, key, entry, find_page(args, work, key, entry));
-        if (turn == 0 && entry >= 0) prefetch_entry<kDim>(place);
-        KeyPlaces& places = shared.places[turn % 2];
-        ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);
-        places.values[this_finder()] = place.values;
-        if (this_finder() == 0) shared.is_end[turn % 2] = false;
-        ptx::mbarrier_arrive(&shared.places_full[turn % 2]);
-        load_scales<kDim>(place.scales, places.scales[this_finder()], &shared.scales_full[turn % 2]);
+        find_places(args, shared, work, piece, turn);
         if (turn++ == 0) moved_end = 1;
       }
 #pragma unroll 1
       for (; num_moved < moved_end; ++num_moved) move_rotated(shared, num_moved);
       if (piece > work.piece_begin) continue;
-      if (row > 0) {
-        ptx::mbarrier_wait(&shared.q_empty, row % 2 ^ 1);
-        QueryCopy<kDim, kFinders>::begin(args.params, work.heads, shared, this_finder());
-      }
-      if (this_finder() >= kFinders - 32) {
-        find_output(args.params, work, this_finder() % 32, shared.outputs[row % 2]);
-        ptx::mbarrier_arrive(&shared.output_full[row % 2]);
-      }
-      prefetch_row<kDim>(args, unit + first_turn(args).step, this_finder());
-      if (row > 0) {
-        QueryCopy<kDim, kFinders>::end(shared, this_finder());
-        ptx::mbarrier_arrive(&shared.q_full);
-      }
+      find_rest(args, shared, work, row, unit);
     } while (++piece < work.piece_end);
   }
   ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);

@@ -17,7 +17,7 @@ inline constexpr int kWarps = kConsumers / 32;
 inline constexpr int kProducers = kGroupThreads;
 inline constexpr int kFinders = kGroupThreads;  // one a key of a piece
 inline constexpr int kThreads = kConsumers + kProducers + kFinders;
-static_assert(kFinders == kPieceKeys && kProducers == kPieceKeys);
+static_assert(kFinders == kPieceKeys && kProducers / 32 * 16 == kTileKeys);
 inline constexpr float kLog2E = 1.44269504088896340736f;
 
 // Shapes that follow from head_dim and the blocks of 64 columns that a warpgroup has.

@@ -97,11 +97,12 @@ inline int64_t part_bytes(int head_dim, int columns) {
   return static_cast<int64_t>(kHeadTile) * head_dim * 4 * (head_dim <= 128 ? 2 : 1) / columns + kPartThreads * 2 * 8;
 }
 
-// Cycles of one H200 that the slowest CTA takes for rows of `num_pieces` pieces (docs/kernels/attention.md); sets the plan's parts and
+// Cycles of one H200 that the slowest CTA takes for rows of the plan's pieces (docs/kernels/attention.md); sets the plan's parts and
 // CTAs. Negative: the plan does not do.
-inline double cost(const AttentionParams& params, int num_sms, int num_pieces, AttentionPlan& plan) {
+inline double cost(const AttentionParams& params, int num_sms, AttentionPlan& plan) {
   const int num_units = params.batch.num_tokens * ((params.num_heads + kHeadTile - 1) / kHeadTile) * plan.columns;
-  const int num_groups = num_piece_groups(num_pieces);
+  const PartCounts& counts = plan.counts;
+  const int num_pieces = plan.num_pieces, num_groups = counts.num_groups;
   const int64_t bytes = part_bytes(params.head_dim, plan.columns);
   const double share = params.head_dim / 512.0 / plan.columns;
   const double piece_cycles = 2500 + 8000 * (params.head_dim / 512.0) + 2500 * share;
@@ -120,10 +121,9 @@ inline double cost(const AttentionParams& params, int num_sms, int num_pieces, A
   if (num_units * static_cast<int64_t>(plan.split) > num_sms) return -1;  // CTAs wait for each other: all must be resident
   plan.num_ctas = num_units * plan.split;
   for (int groups = 1; groups <= num_groups; ++groups) {  // rows may have fewer keys
-    const PartCounts counts = count_parts(groups < num_groups ? groups * kGroupPieces : num_pieces, plan.split);
-    if (counts.num_groups * counts.group_parts() > plan.max_parts) plan.max_parts = counts.num_groups * counts.group_parts();
+    const PartCounts of_row = groups < num_groups ? count_parts(groups * kGroupPieces, plan.split) : counts;
+    plan.max_parts = std::max(plan.max_parts, of_row.num_groups * of_row.group_parts());
   }
-  const PartCounts counts = count_parts(num_pieces, plan.split);
   if (num_units * plan.max_parts * bytes > params.scratch_bytes) return -1;
   double run_cycles = 0;  // of the slowest CTA's pieces, handed over
   if (counts.group_ctas == 0) {
@@ -168,7 +168,7 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
       plan.split = split;
       plan.num_pieces = num_pieces;
       plan.counts = count_parts(num_pieces, split);
-      const double cost = attention_plan::cost(params, num_sms, num_pieces, plan);
+      const double cost = attention_plan::cost(params, num_sms, plan);
       if (cost < 0 || (lowest >= 0 && cost >= lowest)) continue;
       if (split > 1 && !plan.is_cluster() && (!has_arrivals || plan.num_ctas / split > kMaxArrivals)) continue;
       lowest = cost;
