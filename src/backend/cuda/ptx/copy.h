@@ -84,6 +84,13 @@ __device__ __forceinline__ uint4 load_shared(uint32_t shared) {
   return values;
 }
 
+// The same of 8 bytes.
+__device__ __forceinline__ uint2 load_shared_pair(uint32_t shared) {
+  uint2 values;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(values.x), "=r"(values.y) : "r"(shared) : "memory");
+  return values;
+}
+
 // An ordinary store to a shared address, 16-byte aligned.
 __device__ __forceinline__ void store_shared(uint32_t shared, const uint4& values) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(values.x), "r"(values.y), "r"(values.z), "r"(values.w)

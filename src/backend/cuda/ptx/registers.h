@@ -31,6 +31,7 @@ __device__ __forceinline__ Value uniform(Value value) {
 __device__ __forceinline__ int thread_here() {
   int value;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(value));
+  __builtin_assume(value >= 0 && value < 1024);
   return value;
 }
 __device__ __forceinline__ int cta_here() {

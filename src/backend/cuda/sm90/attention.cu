@@ -51,10 +51,10 @@ __device__ __forceinline__ uint64_t uniform_descriptor(const uint8_t* operand) {
   return swizzled_descriptor(ptx::uniform(ptx::shared_address(operand)));
 }
 
-// s [64 heads, 64 keys] = Q·Kᵀ of a tile, not scaled, as its blocks come. The proxy fence stands here and not where the producers store: it
+// s [64 heads, 64 keys] = Q·Kᵀ of a tile, not scaled, as its blocks come, and which of its keys there are. The proxy fence stands here and not where the producers store: it
 // would wait for the loads that they have under way.
 template <int kDim>
-__device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
+__device__ __forceinline__ uint2 multiply_keys(SharedMemory<kDim>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
   using U = Units<kDim>;
   constexpr int kAtOnce = U::kBlocks > 1 ? 2 : 1;
   const uint64_t q = uniform_descriptor(shared.q[0]), k = uniform_descriptor(shared.keys[tile][0]);
@@ -71,8 +71,10 @@ __device__ __forceinline__ void multiply_keys(SharedMemory<kDim>& shared, int ti
     }
   }
   ptx::wgmma_commit_group();
+  const uint2 mask = ptx::load_shared_pair(ptx::shared_address(&shared.key_masks[tile]));
   ptx::wgmma_wait_group<0>();
   fence_operands(s);
+  return mask;
 }
 
 // The first block of a warpgroup's columns.
@@ -101,10 +103,10 @@ __device__ __forceinline__ void multiply_values(const TileWeights& weights, uint
 }
 
 // o += P·V of a tile for the warpgroup's columns, whose blocks are then free, and the row's sums += the tile's: fold(), where a factor of 1
-// is left out.
-template <int kDim, int kGroupBlocks>
+// is left out. `meanwhile`: what to do while the first product is under way.
+template <int kDim, int kGroupBlocks, class Meanwhile>
 __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, int block, TileWeights& weights, QuadSums& row_sums,
-                                         Output<kGroupBlocks>& o) {
+                                         Output<kGroupBlocks>& o, const Meanwhile& meanwhile) {
   const uint64_t values = uniform_descriptor(shared.keys[tile][block]);
   float sum[32];
   fence_operands(weights);
@@ -118,6 +120,7 @@ __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, i
 #pragma unroll
     for (int i = 0; i < kGroupBlocks * 32; ++i) o[i / 32][i % 32] *= factors[i / 2 % 2].keep;
   }
+  meanwhile();
 #pragma unroll
   for (int i = 0; i < kGroupBlocks; ++i) {
     ptx::wgmma_wait_group<0>();
@@ -242,19 +245,18 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       const int group = this_group();
       float s[kTileKeys / 2];
       if (group == 1) ptx::named_barrier_sync(kOrderBarrier, kConsumers);
-      multiply_keys<kDim>(shared, group, turn.phase(), s);
+      const uint2 mask = multiply_keys<kDim>(shared, group, turn.phase(), s);
       if (group == 0) ptx::named_barrier_arrive(kOrderBarrier, kConsumers);
       if (pieces_left == 1) ptx::mbarrier_arrive(&shared.q_empty);
-      weigh_keys<kDim>(shared, ptx::thread_here(), group, args.logit_scale, s, weights);
+      weigh_keys(ptx::thread_here(), mask, args.logit_scale, s, weights);
       free_others<kDim, kGroupBlocks>(shared, turn, group);
-      if (kAll && group == 0 && turn.is_storing()) ptx::named_barrier_sync(kStoredBarrier, kConsumers);
-      exchange_weights<kDim>(shared, ptx::thread_here(), group, kAll, weights);
+      if (kAll && group == 0) store_sums<kDim>(shared, ptx::thread_here(), weights);
+      if (group == 1) exchange_weights<kDim>(shared, ptx::thread_here(), kAll, weights);
       if (!kAll && group == 1) {  // it has read tile 1, too
 #pragma unroll
         for (int i = 0; i < Shape<kDim, kGroupBlocks>::kBlocks; ++i) ptx::mbarrier_arrive(&shared.empty[1][i]);
       }
     }
-    turn.next_piece();
 #pragma unroll 1
     for (int tile = 0; tile < kTiles && (kAll || this_group() == 0); ++tile) {
       if (tile == 1) {
@@ -262,14 +264,20 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
         load_weights<kDim>(shared, ptx::thread_here(), weights);
         ptx::named_barrier_arrive(kReadBarrier + (this_group() ^ 1), kConsumers);
       }
-      add_tile<kDim, kGroupBlocks>(shared, tile, first_block<kDim, kGroupBlocks>(work_of(shared, turn), this_group()), weights, row_sums,
-                                   o);
+      add_tile<kDim, kGroupBlocks>(shared, tile, first_block<kDim, kGroupBlocks>(work_of(shared, turn), this_group()), weights, row_sums, o,
+                                   [&] {
+                                     if (!kAll || tile == 1 || this_group() == 1) return;
+                                     if (turn.is_storing()) ptx::named_barrier_sync(kStoredBarrier, kConsumers);
+                                     store_weights<kDim>(shared, ptx::thread_here(), weights);
+                                     ptx::named_barrier_arrive(tile_barrier(0, ptx::thread_here()), 64);
+                                   });
       if (--tiles_left != 0) continue;
       const Work& work = work_of(shared, turn);
       const Part part = this_part(shared);
       hand_over<kDim, kGroupBlocks>(args, work, part, ptx::thread_here(), row_sums, o);
       begin_part(next_part(work, part), ptx::uniform(part.tile_end));
     }
+    turn.next_piece();
     if (kAll || this_group() == 1) ptx::named_barrier_sync(kReadBarrier + this_group(), kConsumers);
   }
 }

@@ -75,8 +75,10 @@ __device__ __forceinline__ void move_rotated(SharedMemory<kDim>& shared, uint32_
       ptx::async_load_16_of_256(to, from, value != nullptr);
       ptx::async_load_16_of_256(to ^ 16, from + 16, value != nullptr);
     }
-    // A block is freed when the bias of its tile has been read.
-    if (finder < kTileKeys) shared.bias[tile][finder] = values[finder] != nullptr ? 0.0f : __int_as_float(0xff800000);
+    if (finder < kTileKeys) {  // a block is freed when the mask of its tile has been read
+      const uint32_t mask = __ballot_sync(0xffffffffu, values[finder] != nullptr);
+      if (finder % 32 == 0) (finder == 0 ? shared.key_masks[tile].x : shared.key_masks[tile].y) = mask;
+    }
     ptx::async_load_wait_all();
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) convert_in_place(chunk + i * (kTileKeys / kKeys) * kSwizzleRowBytes);

@@ -71,7 +71,7 @@ struct SharedMemory {
   Work works[4];                                                                     // on rows, in turns
   RowOutput outputs[2];                                                              // of rows, in turns
   PartSum sums[kHeadTile];                                                           // of a tile's keys
-  alignas(16) float bias[kTiles][kTileKeys];                                         // 0, or −∞ where there is no key
+  uint2 key_masks[kTiles];                                                           // bit k: there is a key k of the tile
   Part consumer_parts[kWarps];
   bool is_end[2];  // instead of a piece
   static constexpr int kFills = Units<kDim>::kFills;

@@ -61,28 +61,24 @@ __device__ __forceinline__ int first_head(int thread) {
   return thread / 32 % 4 * 16 + thread % 32 / 4;
 }
 
-// Logits, not scaled → P relative to the tile's own maxima, rounded up.
-template <int kDim>
-__device__ __forceinline__ void weigh_keys(const SharedMemory<kDim>& shared, int thread, int tile, float scale, float (&s)[kTileKeys / 2],
-                                           TileWeights& weights) {
-  const float2* bias = reinterpret_cast<const float2*>(shared.bias[tile]) + thread % 4;
-  float largest[2] = {__int_as_float(0xff800000), __int_as_float(0xff800000)};
+// Logits before `scale`, which is above 0 → P relative to the tile's own maxima, rounded up.
+__device__ __forceinline__ void weigh_keys(int thread, const uint2& mask, float scale, float (&s)[kTileKeys / 2], TileWeights& weights) {
+  const float kLowest = __int_as_float(0xff800000);
+  if ((mask.x & mask.y) != 0xffffffffu) {
 #pragma unroll
-  for (int j = 0; j < kTileKeys / 8; ++j) {
-    const float2 pair = bias[4 * j];
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      float* logits = s + 4 * j + 2 * row;
-      logits[0] = fmaf(logits[0], scale, pair.x);
-      logits[1] = fmaf(logits[1], scale, pair.y);
-      largest[row] = fmaxf(largest[row], fmaxf(logits[0], logits[1]));
+    for (int i = 0; i < kTileKeys / 2; ++i) {  // logit i is of key i / 4 · 8 + 2·(thread % 4) + i % 2
+      const uint32_t word = (i < kTileKeys / 4 ? mask.x : mask.y) >> (thread % 4 * 2);
+      if ((word >> (i / 4 % 4 * 8 + i % 2) & 1) == 0) s[i] = kLowest;
     }
   }
+  float largest[2] = {kLowest, kLowest};
+#pragma unroll
+  for (int i = 0; i < kTileKeys / 2; ++i) largest[i / 2 % 2] = fmaxf(largest[i / 2 % 2], s[i]);
   float references[2], totals[2] = {0.0f, 0.0f};
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
     largest[row] = combine_quad(largest[row], [](float a, float b) { return fmaxf(a, b); });
-    weights.sums[row].maximum = max(__float2int_ru(largest[row]), kNoMaximum + kHeadroom) - kHeadroom;
+    weights.sums[row].maximum = max(__float2int_ru(largest[row] * scale), kNoMaximum + kHeadroom) - kHeadroom;
     references[row] = static_cast<float>(weights.sums[row].maximum);
   }
 #pragma unroll
@@ -90,8 +86,8 @@ __device__ __forceinline__ void weigh_keys(const SharedMemory<kDim>& shared, int
 #pragma unroll
     for (int i = 0; i < 4; ++i) {  // rows g and g + 8 of eight keys, then of the next eight
       const int row = i % 2;
-      const float even = ptx::exp2_approx(s[8 * step + 2 * i] - references[row]);
-      const float odd = ptx::exp2_approx(s[8 * step + 2 * i + 1] - references[row]);
+      const float even = ptx::exp2_approx(fmaf(s[8 * step + 2 * i], scale, -references[row]));
+      const float odd = ptx::exp2_approx(fmaf(s[8 * step + 2 * i + 1], scale, -references[row]));
       totals[row] += even + odd;
       weights.p[0][step][i] = ptx::convert_f16x2(odd, even);
       float odd_high, even_high;
@@ -103,28 +99,37 @@ __device__ __forceinline__ void weigh_keys(const SharedMemory<kDim>& shared, int
   for (int row = 0; row < 2; ++row) weights.sums[row].total = combine_quad(totals[row], [](float a, float b) { return a + b; });
 }
 
-// Where a lane's row of the fragments of step `step` of P is.
-__device__ __forceinline__ uint32_t fragment_address(const uint8_t* p, int thread, int step) {
+// Where a lane's row of the fragments of step 0 of P is; those of step i are there with 32·i by exclusive or.
+__device__ __forceinline__ uint32_t fragment_address(const uint8_t* p, int thread) {
   const int lane = thread % 32, row = thread / 32 % 4 * 16 + lane % 16;
-  return ptx::shared_address(p) + swizzled_offset(row, 2 * step + lane / 16);
+  return ptx::shared_address(p) + swizzled_offset(row, lane / 16);
+}
+
+__device__ __forceinline__ uint32_t fragment_address(uint32_t first, int term, int step) {
+  return (ptx::computed_here(static_cast<int>(first)) ^ step * 32) + term * kBlockBytes;
+}
+
+template <int kDim>
+__device__ __forceinline__ void store_sums(SharedMemory<kDim>& shared, int thread, const TileWeights& weights) {
+  if (thread % 4 >= 2) return;
+  shared.sums[first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? weights.sums[0] : weights.sums[1];
 }
 
 template <int kDim>
 __device__ __forceinline__ void store_weights(SharedMemory<kDim>& shared, int thread, const TileWeights& weights) {
+  const uint32_t first = fragment_address(shared.p[0], thread);
 #pragma unroll
   for (int i = 0; i < kTerms * kSteps; ++i) {
-    ptx::store_matrices(fragment_address(shared.p[i / kSteps], thread, i % kSteps), weights.p[i / kSteps][i % kSteps]);
-  }
-  if (thread % 4 < 2) {
-    shared.sums[first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? weights.sums[0] : weights.sums[1];
+    ptx::store_matrices(fragment_address(first, i / kSteps, i % kSteps), weights.p[i / kSteps][i % kSteps]);
   }
 }
 
 template <int kDim>
 __device__ __forceinline__ void load_weights(const SharedMemory<kDim>& shared, int thread, TileWeights& weights) {
+  const uint32_t first = fragment_address(shared.p[0], thread);
 #pragma unroll
   for (int i = 0; i < kTerms * kSteps; ++i) {
-    ptx::load_matrices(fragment_address(shared.p[i / kSteps], thread, i % kSteps), weights.p[i / kSteps][i % kSteps]);
+    ptx::load_matrices(fragment_address(first, i / kSteps, i % kSteps), weights.p[i / kSteps][i % kSteps]);
   }
 #pragma unroll
   for (int row = 0; row < 2; ++row) weights.sums[row] = shared.sums[first_head(thread) + 8 * row];
@@ -135,25 +140,20 @@ __device__ __forceinline__ int tile_barrier(int tile, int thread) {
   return kTileBarrier + 4 * tile + thread / 32 % 4;
 }
 
-// P of tile 0, which warpgroup 0 has, in either warpgroup, and P of tile 1, which warpgroup 1 had, in shared memory. A warp has P of its
-// heads to itself there but for the one of the other warpgroup, and changes one for the other in its place.
+// P of tile 1, which warpgroup 1 has, into shared memory in place of P of tile 0, which it then has, if it has columns. A warp has P of its
+// heads to itself there but for the one of warpgroup 0.
 template <int kDim>
-__device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, int group, bool both_have_columns,
-                                                 TileWeights& weights) {
-  if (group == 0) {
-    if (!both_have_columns) return;
-    store_weights<kDim>(shared, thread, weights);
-    ptx::named_barrier_arrive(tile_barrier(0, thread), 64);
-    return;
-  }
+__device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, bool both_have_columns, TileWeights& weights) {
   if (both_have_columns) {
     TileWeights of_tile_0;
     ptx::named_barrier_sync(tile_barrier(0, thread), 64);
     load_weights<kDim>(shared, thread, of_tile_0);
     __syncwarp();
+    store_sums<kDim>(shared, thread, weights);
     store_weights<kDim>(shared, thread, weights);
     weights = of_tile_0;
   } else {
+    store_sums<kDim>(shared, thread, weights);
     store_weights<kDim>(shared, thread, weights);
   }
   ptx::named_barrier_arrive(tile_barrier(1, thread), 64);
