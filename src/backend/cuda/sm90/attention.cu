@@ -85,6 +85,12 @@ __device__ __forceinline__ int first_block(const Work& work, int group) {
   return (column * S::kGroups + group) * kGroupBlocks;
 }
 
+// Where the dims of vector v of a thread begin, whose first block of columns is `first_slot`.
+template <int kDim>
+__device__ __forceinline__ int dim_of_vector(int first_slot, int v) {
+  return Units<kDim>::block_at(first_slot + v / 8) * kBlockDims + v % 8 * 8;
+}
+
 // Whether a thread's warpgroup has columns.
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ bool has_columns(int thread) {
@@ -387,13 +393,13 @@ __device__ __forceinline__ void emit_row(const Arguments& args, const Work& work
   constexpr int kVectors = kOutputVectors<kDim, kOutput>;  // of dims: two of O
   if (!has_columns<kDim, kGroupBlocks>(thread)) return;
   const int column = work.column;
-  const int first_dim = first_block<kDim, kGroupBlocks>(work, thread / kGroupThreads) * kBlockDims;
+  const int first_slot = first_block<kDim, kGroupBlocks>(work, thread / kGroupThreads);
   HeadSums sums[2];
   normalise_heads(args.params, work.heads, output, thread, thread < kGroupThreads && column == 0, {row_sums.of(0), row_sums.of(1)}, sums);
   if constexpr (kOutput == AttentionOutput::kBf16) {
 #pragma unroll
     for (int i = 0; i < kGroupBlocks; ++i) {
-      emit_block<kDim>(args.params, work.heads, output, thread, first_dim + i * kBlockDims, sums, o[i], staging + thread / 32 * 2048);
+      emit_block<kDim>(args.params, work.heads, output, thread, Units<kDim>::block_at(first_slot + i) * kBlockDims, sums, o[i], staging + thread / 32 * 2048);
     }
   } else {
 #pragma unroll
@@ -404,7 +410,7 @@ __device__ __forceinline__ void emit_row(const Arguments& args, const Work& work
 #pragma unroll
         for (int i = 0; i < 4; ++i) values[v][i] = o[(first + v) / 8][(first + v) % 8 * 4 + i];
       }
-      emit_vectors<kDim, kOutput>(args.params, work.heads, output, thread, first_dim + first * 8, sums, values);
+      emit_vectors<kDim, kOutput>(args.params, work.heads, output, thread, dim_of_vector<kDim>(first_slot, first), sums, values);
     }
   }
 }
@@ -515,7 +521,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
       ptx::named_barrier_sync(kRowBarrier, kConsumers);
     }
     if (by_groups && warp > 0) continue;
-    const int first_dim = first_block<kDim, kGroupBlocks>(work, source / kGroupThreads) * kBlockDims;
+    const int first_slot = first_block<kDim, kGroupBlocks>(work, source / kGroupThreads);
     HeadSums sums[2];
     normalise_heads(args.params, work.heads, output, source, source < kGroupThreads && work.column == 0 && first == 0, share.sums, sums);
     float values[kVectors][4];
@@ -526,7 +532,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
       values[v][2] = share.values[v].z;
       values[v][3] = share.values[v].w;
     }
-    emit_vectors<kDim, kOutput>(args.params, work.heads, output, source, first_dim + first * 8, sums, values);
+    emit_vectors<kDim, kOutput>(args.params, work.heads, output, source, dim_of_vector<kDim>(first_slot, first), sums, values);
   }
 }
 
@@ -591,7 +597,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   constexpr int kMovers = (Units<kDim>::kCoded > 0 ? kProducers : 0) + kFinders;  // of the last blocks of a tile, coded and rotated
   constexpr int kFull = kTiles * Memory::kFills, kEmpty = kTiles * Memory::kBlocks;
   if (const int i = ptx::thread_here(); i < kFull) {
-    ptx::mbarrier_init(&shared.full[0][0] + i, i % Memory::kFills < Memory::kFills - 1 ? kProducers : kMovers);
+    ptx::mbarrier_init(&shared.full[0][0] + i, i % Memory::kFills == Units<kDim>::kRotatedSlot / 2 ? kMovers : kProducers);
   } else if (i < kFull + kEmpty) {
     const bool both_read = Shape<kDim, kGroupBlocks>::kGroups == 1 && i >= kFull + Memory::kBlocks;
     ptx::mbarrier_init(&shared.empty[0][0] + i - kFull, both_read ? kConsumers : kGroupThreads);

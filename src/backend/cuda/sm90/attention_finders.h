@@ -57,20 +57,20 @@ __device__ __forceinline__ int this_finder() {
 template <int kDim>
 __device__ __forceinline__ void move_rotated(SharedMemory<kDim>& shared, uint32_t turn) {
   using U = Units<kDim>;
-  constexpr int kBlock = U::kCoded, kKeys = kTileKeys * 4 / kFinders;  // of a thread and tile
+  constexpr int kSlot = U::kRotatedSlot, kKeys = kTileKeys * 4 / kFinders;  // of a thread and tile
   const KeyPlaces& places = shared.places[turn % 2];
   ptx::mbarrier_wait(&shared.places_full[turn % 2], turn / 2 % 2);
 #pragma unroll 1
   for (int tile = 0; tile < kTiles; ++tile) {
     const int finder = this_finder();
     const uint8_t* const* values = places.values + tile * kTileKeys;
-    const uint32_t chunk = ptx::shared_address(shared.keys[tile][kBlock]) + swizzled_offset(finder / 4, 2 * (finder % 4));
-    ptx::mbarrier_wait(&shared.empty[tile][kBlock], turn % 2 ^ 1);
+    const uint32_t chunk = ptx::shared_address(shared.keys[tile][kSlot]) + swizzled_offset(finder / 4, 2 * (finder % 4));
+    ptx::mbarrier_wait(&shared.empty[tile][kSlot], turn % 2 ^ 1);
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) {
       constexpr int kStep = kTileKeys / kKeys;
       const uint8_t* value = values[finder / 4 + i * kStep];
-      const uint8_t* from = value + kBlock * kBlockDims + finder % 4 * 32;
+      const uint8_t* from = value + U::kCoded * kBlockDims + finder % 4 * 32;
       const uint32_t to = chunk + i * kStep * kSwizzleRowBytes;
       ptx::async_load_16_of_256(to, from, value != nullptr);
       ptx::async_load_16_of_256(to ^ 16, from + 16, value != nullptr);
@@ -82,7 +82,7 @@ __device__ __forceinline__ void move_rotated(SharedMemory<kDim>& shared, uint32_
     ptx::async_load_wait_all();
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) convert_in_place(chunk + i * (kTileKeys / kKeys) * kSwizzleRowBytes);
-    ptx::mbarrier_arrive(&shared.full[tile][U::kFills - 1]);
+    ptx::mbarrier_arrive(&shared.full[tile][kSlot / 2]);
   }
   ptx::mbarrier_arrive(&shared.places_empty[turn % 2]);
 }

@@ -47,15 +47,23 @@ struct KeyPlaces {
 
 // What a producer warp, which has 16 keys of each tile of a piece, moves one after the other: of a tile, then of the other, blocks of 64
 // coded dims. A lane has 16 bytes of two keys of a block.
+//
+// Blocks of 64 dims stand in shared memory in the order 0 1 2 3 6 7 4 5: the rotated dims, 7, then are not in the last block that is
+// multiplied and freed. They have no copy under way before their block is free.
 template <int kDim>
 struct Units {
   static constexpr int kBlocks = kDim / kBlockDims;
   static constexpr int kCoded = kBlocks - 1;
+  static constexpr int kRotatedSlot = kBlocks == 8 ? 5 : kBlocks - 1;
+  // The dims, in blocks, that stand in a slot.
+  static constexpr __device__ __forceinline__ int block_at(int slot) { return kBlocks == 8 && slot >= 4 ? slot ^ 2 : slot; }
+  // Of the coded dims the i-th.
+  static constexpr int coded_slot(int i) { return i < kRotatedSlot ? i : i + 1; }
   static constexpr int kPairs = kTiles * kCoded;                           // of words of a lane
   static constexpr int kPairsAhead = kCoded > 2 ? 3 : kCoded > 0 ? 2 : 1;  // that are read ahead
   // Two blocks are announced at once.
   static constexpr int kFills = kBlocks > 1 ? kBlocks / 2 : 1;
-  static constexpr bool ends_fill(int block) { return block % 2 == 1 || block == kCoded - 1; }
+  static constexpr bool ends_fill(int coded_slot) { return coded_slot % 2 == 1 || coded_slot + 1 == kRotatedSlot; }
 };
 
 inline constexpr int kPairBytes = 2 * 32 * 16;  // two words of a warp's lanes
@@ -157,7 +165,7 @@ __device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
 #pragma unroll
   for (int pair = 0; pair < kAhead; ++pair) {
     if (pair == U::kCoded) keys = quad_keys(shared.places[0], 1);
-    load_pair(pair % U::kCoded, keys, words_at[pair]);
+    load_pair(U::block_at(U::coded_slot(pair % U::kCoded)), keys, words_at[pair]);
   }
   uint32_t turn = 0;  // pieces so far
 #pragma unroll 1
@@ -166,9 +174,9 @@ __device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
     uint2 scales[2];  // of the quad's keys of a tile
 #pragma unroll
     for (int pair = 0; pair < U::kPairs; ++pair) {
-      const int tile = pair / U::kCoded, block = pair % U::kCoded, next = pair + kAhead;
+      const int tile = pair / U::kCoded, slot = U::coded_slot(pair % U::kCoded), block = U::block_at(slot), next = pair + kAhead;
       const uint32_t place = words_at[pair % kAhead];
-      if (block == 0) {
+      if (slot == 0) {
         if (tile == 0) ptx::mbarrier_wait(&shared.scales_full[turn % 2], turn / 2 % 2);
         const uint2* of_quad = places.scales + tile * kTileKeys + first_key(this_producer());
         scales[0] = of_quad[0];
@@ -177,19 +185,19 @@ __device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
       }
       ptx::async_load_wait<kAhead - 1>();
       const uint4 words[2] = {ptx::load_shared(place), ptx::load_shared(place + kPairBytes / 2)};
-      ptx::mbarrier_wait(&shared.empty[tile][block], turn % 2 ^ 1);
+      ptx::mbarrier_wait(&shared.empty[tile][slot], turn % 2 ^ 1);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const uint32_t scale = f16_scale_pair(block < 4 ? scales[i].x : scales[i].y, block % 4);
-        store_key(first_chunk, tile * kTileBytes + block * kBlockBytes + i * kSwizzleAtomBytes, permuted_f16(words[i], scale));
+        store_key(first_chunk, tile * kTileBytes + slot * kBlockBytes + i * kSwizzleAtomBytes, permuted_f16(words[i], scale));
       }
-      if (U::ends_fill(block)) ptx::mbarrier_arrive(&shared.full[tile][block / 2]);
+      if (U::ends_fill(slot)) ptx::mbarrier_arrive(&shared.full[tile][slot / 2]);
       if (next % U::kPairs == U::kCoded) keys = quad_keys(shared.places[(turn + next / U::kPairs) % 2], 1);
       if (next == U::kPairs) {
         ptx::mbarrier_wait(&shared.places_full[(turn + 1) % 2], (turn + 1) / 2 % 2);
         keys = quad_keys(shared.places[(turn + 1) % 2], 0);
       }
-      load_pair(next % U::kPairs % U::kCoded, keys, place);
+      load_pair(U::block_at(U::coded_slot(next % U::kPairs % U::kCoded)), keys, place);
     }
     if constexpr (U::kPairs % kAhead != 0) {  // the next piece's pairs begin elsewhere
       uint32_t moved[kAhead];
@@ -230,10 +238,11 @@ struct QueryCopy {
       const Bf16* q = params.q + (head_index + i * (kNumThreads / 4)) * kDim + thread % 4 * 16;
       const bool is_head = first + i * (kNumThreads / 4) < heads.num_heads;
 #pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
-        const uint32_t chunk = place(shared, thread) + i * kStepBytes + block * kBlockBytes;
-        ptx::async_load_16(chunk, q + block * kBlockDims, is_head);
-        ptx::async_load_16(chunk ^ 16, q + block * kBlockDims + 8, is_head);
+      for (int slot = 0; slot < kBlocks; ++slot) {
+        const uint32_t chunk = place(shared, thread) + i * kStepBytes + slot * kBlockBytes;
+        const Bf16* values = q + Units<kDim>::block_at(slot) * kBlockDims;
+        ptx::async_load_16(chunk, values, is_head);
+        ptx::async_load_16(chunk ^ 16, values + 8, is_head);
       }
     }
   }
