@@ -51,8 +51,8 @@ __device__ __forceinline__ uint64_t uniform_descriptor(const uint8_t* operand) {
   return swizzled_descriptor(ptx::uniform(ptx::shared_address(operand)));
 }
 
-// s [64 heads, 64 keys] = Q·Kᵀ of a tile, not scaled, as its blocks come, and which of its keys there are. The proxy fence stands here and not where the producers store: it
-// would wait for the loads that they have under way.
+// s [64 heads, 64 keys] = Q·Kᵀ of a tile, not scaled, as its blocks come, and which of its keys there are. The proxy fence stands here and
+// not where the producers store: it would wait for the loads that they have under way.
 template <int kDim>
 __device__ __forceinline__ uint2 multiply_keys(SharedMemory<kDim>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
   using U = Units<kDim>;
@@ -250,9 +250,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
     {
       const int group = this_group();
       float s[kTileKeys / 2];
-      if (group == 1) ptx::named_barrier_sync(kOrderBarrier, kConsumers);
       const uint2 mask = multiply_keys<kDim>(shared, group, turn.phase(), s);
-      if (group == 0) ptx::named_barrier_arrive(kOrderBarrier, kConsumers);
       if (pieces_left == 1) ptx::mbarrier_arrive(&shared.q_empty);
       weigh_keys(ptx::thread_here(), mask, args.logit_scale, s, weights);
       free_others<kDim, kGroupBlocks>(shared, turn, group);
@@ -344,10 +342,11 @@ __device__ __forceinline__ void emit_vectors(const AttentionParams& params, cons
   }
 }
 
-// Stores a block of a warp's 16 heads in bf16, whole lines, by way of shared memory. `staging`: [16 heads, 64 dims] of the warp.
+// Stores the block in `slot` of a warp's 16 heads in bf16, whole lines, by way of shared memory. `staging`: [16 heads, 64 dims] of the
+// warp.
 template <int kDim>
 __device__ __forceinline__ void emit_block(const AttentionParams& params, const OutputHeads& heads, const RowOutput& output, int thread,
-                                           int dim, const HeadSums (&sums)[2], const float (&o)[32], uint8_t* staging) {
+                                           int slot, bool is_rotated, const HeadSums (&sums)[2], const float (&o)[32], uint8_t* staging) {
   const int lane = thread % 32;
   uint32_t words[2][4][2];  // of heads g and g + 8, every 16 dims, two pairs
 #pragma unroll
@@ -357,7 +356,7 @@ __device__ __forceinline__ void emit_block(const AttentionParams& params, const 
       words[row][i / 2][i % 2] = ptx::convert_bf16x2(o[4 * i + 2 * row + 1] * sums[row].weight, o[4 * i + 2 * row] * sums[row].weight);
     }
   }
-  if (dim == kDim - kRopeDim) {
+  if (is_rotated) {
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       uint32_t& word = words[i / 8][i / 2 % 4][i % 2];
@@ -375,7 +374,7 @@ __device__ __forceinline__ void emit_block(const AttentionParams& params, const 
   __syncwarp();
   const int first_row = thread / 32 % 4 * 16 + lane / 8;
   const int64_t first_head = static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + first_row;
-  Bf16* out = static_cast<Bf16*>(params.out) + first_head * kDim + dim + lane % 8 * 8;
+  Bf16* out = static_cast<Bf16*>(params.out) + first_head * kDim + Units<kDim>::block_at(slot) * kBlockDims + lane % 8 * 8;
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     const uint4 values = *reinterpret_cast<const uint4*>(staging + swizzled_offset(4 * k + lane / 8, lane % 8));
@@ -399,7 +398,9 @@ __device__ __forceinline__ void emit_row(const Arguments& args, const Work& work
   if constexpr (kOutput == AttentionOutput::kBf16) {
 #pragma unroll
     for (int i = 0; i < kGroupBlocks; ++i) {
-      emit_block<kDim>(args.params, work.heads, output, thread, Units<kDim>::block_at(first_slot + i) * kBlockDims, sums, o[i], staging + thread / 32 * 2048);
+      constexpr int kRotatedSlot = Units<kDim>::kRotatedSlot;
+      const bool is_rotated = i == kRotatedSlot % kGroupBlocks && first_slot + i == kRotatedSlot;  // the first term spares copies of code
+      emit_block<kDim>(args.params, work.heads, output, thread, first_slot + i, is_rotated, sums, o[i], staging + thread / 32 * 2048);
     }
   } else {
 #pragma unroll

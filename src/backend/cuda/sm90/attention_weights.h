@@ -14,10 +14,9 @@
 namespace dsv4::cuda {
 
 inline constexpr int kHeadroom = 15;  // P is relative to 2^(maximum − kHeadroom)
-// Of the consumers. kOrderBarrier: S of tile 0 is computed; kReadBarrier + g: the other warpgroup than g has read P of tile 1;
-// kStoredBarrier: warpgroup 1 has stored its output of the row before; of a warp of either warpgroup, which have the same heads:
-// kTileBarrier + 4·t + warp: P of tile t is in shared memory.
-inline constexpr int kRowBarrier = 1, kOrderBarrier = 2, kReadBarrier = 3, kStoredBarrier = 5, kTileBarrier = 6;
+// Of the consumers. kReadBarrier + g: the other warpgroup than g has read P of tile 1; kStoredBarrier: warpgroup 1 has stored its output of
+// the row before; of a warp of either warpgroup, which have the same heads: kTileBarrier + 4·t + warp: P of tile t is in shared memory.
+inline constexpr int kRowBarrier = 1, kReadBarrier = 2, kStoredBarrier = 4, kTileBarrier = 5;
 
 // The sums of a thread's two heads, which its quad has in common, a lane a word of them.
 class QuadSums {
