@@ -77,7 +77,7 @@ __device__ __forceinline__ uint2 multiply_keys(SharedMemory<kDim>& shared, int t
   return mask;
 }
 
-// The first block of a warpgroup's columns.
+// The slot of the first block of a warpgroup's columns.
 template <int kDim, int kGroupBlocks>
 __device__ __forceinline__ int first_block(const Work& work, int group) {
   using S = Shape<kDim, kGroupBlocks>;
@@ -111,9 +111,9 @@ __device__ __forceinline__ void multiply_values(const TileWeights& weights, uint
 // o += P·V of a tile for the warpgroup's columns, whose blocks are then free, and the row's sums += the tile's: fold(), where a factor of 1
 // is left out. `meanwhile`: what to do while the first product is under way.
 template <int kDim, int kGroupBlocks, class Meanwhile>
-__device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, int block, TileWeights& weights, QuadSums& row_sums,
+__device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, int slot, TileWeights& weights, QuadSums& row_sums,
                                          Output<kGroupBlocks>& o, const Meanwhile& meanwhile) {
-  const uint64_t values = uniform_descriptor(shared.keys[tile][block]);
+  const uint64_t values = uniform_descriptor(shared.keys[tile][slot]);
   float sum[32];
   fence_operands(weights);
   multiply_values(weights, values, sum);
@@ -131,7 +131,7 @@ __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, i
   for (int i = 0; i < kGroupBlocks; ++i) {
     ptx::wgmma_wait_group<0>();
     fence_operands(sum);
-    ptx::mbarrier_arrive(&shared.empty[tile][block + i]);
+    ptx::mbarrier_arrive(&shared.empty[tile][slot + i]);
 #pragma unroll
     for (int k = 0; k < 32; ++k) o[i][k] = __fmaf_rn(sum[k], factors[k / 2 % 2].gain, o[i][k]);
     if (i + 1 < kGroupBlocks) multiply_values(weights, values + (i + 1) * (kBlockBytes >> 4), sum);
@@ -254,7 +254,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       if (pieces_left == 1) ptx::mbarrier_arrive(&shared.q_empty);
       weigh_keys(ptx::thread_here(), mask, args.logit_scale, s, weights);
       free_others<kDim, kGroupBlocks>(shared, turn, group);
-      if (kAll && group == 0) store_sums<kDim>(shared, ptx::thread_here(), weights);
+      if (kAll && group == 0) store_sums<kDim>(shared, ptx::thread_here(), weights);  // P itself beside the first product
       if (group == 1) exchange_weights<kDim>(shared, ptx::thread_here(), kAll, weights);
       if (!kAll && group == 1) {  // it has read tile 1, too
 #pragma unroll

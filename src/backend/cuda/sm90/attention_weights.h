@@ -143,18 +143,15 @@ __device__ __forceinline__ int tile_barrier(int tile, int thread) {
 // heads to itself there but for the one of warpgroup 0.
 template <int kDim>
 __device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, bool both_have_columns, TileWeights& weights) {
+  TileWeights of_tile_0;
   if (both_have_columns) {
-    TileWeights of_tile_0;
     ptx::named_barrier_sync(tile_barrier(0, thread), 64);
     load_weights<kDim>(shared, thread, of_tile_0);
     __syncwarp();
-    store_sums<kDim>(shared, thread, weights);
-    store_weights<kDim>(shared, thread, weights);
-    weights = of_tile_0;
-  } else {
-    store_sums<kDim>(shared, thread, weights);
-    store_weights<kDim>(shared, thread, weights);
   }
+  store_sums<kDim>(shared, thread, weights);
+  store_weights<kDim>(shared, thread, weights);
+  if (both_have_columns) weights = of_tile_0;
   ptx::named_barrier_arrive(tile_barrier(1, thread), 64);
 }
 
