@@ -4,6 +4,7 @@
 
 #include "backend/cuda/block/quantize.h"
 #include "backend/cuda/block/rope.h"
+#include "backend/cuda/ptx/exp2.h"
 #include "backend/cuda/ptx/registers.h"
 #include "ops/attention.h"
 
@@ -51,24 +52,26 @@ __device__ __forceinline__ void fold_vectors(const FoldFactors (&factors)[2], co
                     fold(sum.z, after.z, factors[1].keep, factors[1].gain), fold(sum.w, after.w, factors[1].keep, factors[1].gain));
 }
 
-// What normalises a head, and its LSE.
+// What normalises a head.
 struct HeadSums {
   float weight;  // 1 / Σ; 0 for a row without keys, whose output is zeros
   bool has_keys;
-  float lse;
 };
 
-// `sink`: times log2(e).
+// Σ with the sink (times log2(e)), relative to 2^maximum; ∞ where the sink is all that counts.
+__device__ __forceinline__ float denominator(const PartSum& sum, float sink) {
+  return sum.total + ptx::exp2_approx(sink - static_cast<float>(sum.maximum));
+}
+
 __device__ __forceinline__ HeadSums normalise(const PartSum& sum, float sink) {
-  constexpr float kLn2 = 0.693147180559945309417f;
+  const float total = denominator(sum, sink);
+  return {total > 0.0f ? __fdividef(1.0f, total) : 0.0f, sum.total > 0.0f};
+}
+
+__device__ __forceinline__ float log_sum_exp(const PartSum& sum, float sink) {
+  constexpr float kLn2 = 0.693147180559945309417f, kFarAbove = 100.0f;  // the rest is below the last bit
   const float maximum = static_cast<float>(sum.maximum);
-  const float denominator = sum.total + exp2f(sink - maximum);
-  const float larger = fmaxf(maximum, sink);
-  HeadSums sums;
-  sums.weight = denominator > 0.0f ? 1.0f / denominator : 0.0f;
-  sums.has_keys = sum.total > 0.0f;
-  sums.lse = (larger + log2f(sum.total * exp2f(maximum - larger) + exp2f(sink - larger))) * kLn2;
-  return sums;
+  return (sink - maximum > kFarAbove ? sink : maximum + log2f(denominator(sum, sink))) * kLn2;
 }
 
 // The heads of a row that a CTA works on.

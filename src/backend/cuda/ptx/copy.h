@@ -97,6 +97,11 @@ __device__ __forceinline__ void store_shared(uint32_t shared, const uint4& value
                : "memory");
 }
 
+// The same of 8 bytes.
+__device__ __forceinline__ void store_shared(uint32_t shared, const uint2& values) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared), "r"(values.x), "r"(values.y) : "memory");
+}
+
 // Brings the line of an address into the L2. PTX ISA, "prefetch".
 __device__ __forceinline__ void prefetch_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));

@@ -1,6 +1,8 @@
 // Register budgets of warpgroups. PTX ISA, "Miscellaneous Instructions: setmaxnreg".
 #pragma once
 
+#include <cstdint>
+
 namespace dsv4::cuda::ptx {
 
 template <int kRegisters>
@@ -25,6 +27,16 @@ __device__ __forceinline__ int computed_here(int value) {
 template <class Value>
 __device__ __forceinline__ Value uniform(Value value) {
   return __shfl_sync(0xffffffffu, value, 0);
+}
+
+// Whether `value` holds in any lane of a warp.
+__device__ __forceinline__ bool any_lane(bool value) {
+  return __any_sync(0xffffffffu, value) != 0;
+}
+
+// uniform(), where it is not known yet that all lanes have the value: a reduction does not wait in the queue of shared memory.
+__device__ __forceinline__ uint32_t uniform_word(uint32_t value) {
+  return __reduce_or_sync(0xffffffffu, value);
 }
 
 // threadIdx.x and blockIdx.x, read where it stands, too.

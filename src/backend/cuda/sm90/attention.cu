@@ -46,9 +46,12 @@ __device__ __forceinline__ void fence_operands(float (&values)[kCount]) {
   for (int i = 0; i < kCount; ++i) ptx::wgmma_fence_operand(values[i]);
 }
 
-// Of shared memory that all lanes of a warp mean.
-__device__ __forceinline__ uint64_t uniform_descriptor(const uint8_t* operand) {
-  return swizzled_descriptor(ptx::uniform(ptx::shared_address(operand)));
+// The sums of a thread's two heads, which its quad has in common.
+using RowSums = PartSum[2];
+
+// Which of the two warpgroups a thread is in.
+__device__ __forceinline__ int group_of(int thread) {
+  return static_cast<int>(ptx::uniform_word(thread / kGroupThreads));
 }
 
 // s [64 heads, 64 keys] = Q·Kᵀ of a tile, not scaled, as its blocks come, and which of its keys there are. The proxy fence stands here and
@@ -57,7 +60,8 @@ template <int kDim>
 __device__ __forceinline__ uint2 multiply_keys(SharedMemory<kDim>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
   using U = Units<kDim>;
   constexpr int kAtOnce = U::kBlocks > 1 ? 2 : 1;
-  const uint64_t q = uniform_descriptor(shared.q[0]), k = uniform_descriptor(shared.keys[tile][0]);
+  const uint64_t q = swizzled_descriptor(ptx::shared_address(shared.q[0]));
+  const uint64_t k = swizzled_descriptor(ptx::uniform_word(ptx::shared_address(shared.keys[tile][0])));
   fence_operands(s);
 #pragma unroll
   for (int begin = 0; begin < U::kBlocks; begin += kAtOnce) {
@@ -91,12 +95,6 @@ __device__ __forceinline__ int dim_of_vector(int first_slot, int v) {
   return Units<kDim>::block_at(first_slot + v / 8) * kBlockDims + v % 8 * 8;
 }
 
-// Whether a thread's warpgroup has columns.
-template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ bool has_columns(int thread) {
-  return Shape<kDim, kGroupBlocks>::kGroups == 2 || thread < kGroupThreads;
-}
-
 // sum [64 heads, 64 columns] ← P·V of a tile, not waited for. `values`: descriptor of the columns.
 __device__ __forceinline__ void multiply_values(const TileWeights& weights, uint64_t values, float (&sum)[32]) {
   fence_operands(sum);
@@ -111,18 +109,16 @@ __device__ __forceinline__ void multiply_values(const TileWeights& weights, uint
 // o += P·V of a tile for the warpgroup's columns, whose blocks are then free, and the row's sums += the tile's: fold(), where a factor of 1
 // is left out. `meanwhile`: what to do while the first product is under way.
 template <int kDim, int kGroupBlocks, class Meanwhile>
-__device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, int slot, TileWeights& weights, QuadSums& row_sums,
+__device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, int slot, TileWeights& weights, RowSums& row_sums,
                                          Output<kGroupBlocks>& o, const Meanwhile& meanwhile) {
-  const uint64_t values = uniform_descriptor(shared.keys[tile][slot]);
+  const uint64_t values = swizzled_descriptor(ptx::uniform_word(ptx::shared_address(shared.keys[tile][slot])));
   float sum[32];
   fence_operands(weights);
   multiply_values(weights, values, sum);
-  PartSum sums[2] = {row_sums.of(0), row_sums.of(1)};
   FoldFactors factors[2];
 #pragma unroll
-  for (int row = 0; row < 2; ++row) factors[row] = fold(sums[row], weights.sums[row]);
-  row_sums.set(sums);
-  if (__any_sync(0xffffffffu, factors[0].keep != 1.0f || factors[1].keep != 1.0f)) {
+  for (int row = 0; row < 2; ++row) factors[row] = fold(row_sums[row], weights.sums[row]);
+  if (ptx::any_lane(factors[0].keep != 1.0f || factors[1].keep != 1.0f)) {
 #pragma unroll
     for (int i = 0; i < kGroupBlocks * 32; ++i) o[i / 32][i % 32] *= factors[i / 2 % 2].keep;
   }
@@ -140,7 +136,9 @@ __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, i
 }
 
 template <int kGroupBlocks>
-__device__ __forceinline__ void clear(Output<kGroupBlocks>& o) {
+__device__ __forceinline__ void clear(RowSums& row_sums, Output<kGroupBlocks>& o) {
+#pragma unroll
+  for (int row = 0; row < 2; ++row) row_sums[row] = PartSum{};
 #pragma unroll
   for (int i = 0; i < kGroupBlocks; ++i) {
 #pragma unroll
@@ -160,7 +158,7 @@ __device__ __forceinline__ int64_t first_part_index(const Arguments& args, const
 
 // The end of a part: into scratch memory, and the sums start anew.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void hand_over(const Arguments& args, const Work& work, const Part& part, int thread, QuadSums& row_sums,
+__device__ __forceinline__ void hand_over(const Arguments& args, const Work& work, const Part& part, int thread, RowSums& row_sums,
                                           Output<kGroupBlocks>& o) {
   constexpr int kVectors = Shape<kDim, kGroupBlocks>::kVectors;
   const int64_t index = first_part_index(args, work) + part.index;
@@ -173,11 +171,9 @@ __device__ __forceinline__ void hand_over(const Arguments& args, const Work& wor
   int2* sums = reinterpret_cast<int2*>(args.part_sums) + index * kConsumers * 2 + thread;
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
-    const PartSum sum = row_sums.of(row);
-    __stcg(sums + row * kConsumers, make_int2(sum.maximum, __float_as_int(sum.total)));
+    __stcg(sums + row * kConsumers, make_int2(row_sums[row].maximum, __float_as_int(row_sums[row].total)));
   }
-  row_sums.set({});
-  clear<kGroupBlocks>(o);
+  clear<kGroupBlocks>(row_sums, o);
 }
 
 // Whether a CTA sums up a row in its registers.
@@ -190,16 +186,12 @@ __device__ __forceinline__ bool is_alone(const Arguments& args, const Work& work
 struct ConsumerTurn {
   uint32_t bits = 0;
 
-  __device__ __forceinline__ uint32_t row() const { return ptx::uniform(bits) >> 2; }
-  __device__ __forceinline__ uint32_t phase() const { return ptx::uniform(bits) & 1; }
-  __device__ __forceinline__ bool is_storing() const { return (ptx::uniform(bits) & 2) != 0; }
+  __device__ __forceinline__ uint32_t row() const { return static_cast<uint32_t>(ptx::computed_here(static_cast<int>(bits))) >> 2; }
+  __device__ __forceinline__ uint32_t phase() const { return bits & 1; }
+  __device__ __forceinline__ bool is_storing() const { return ptx::any_lane((bits & 2) != 0); }
   __device__ __forceinline__ void next_row() { bits = (bits | 2) + 4; }
   __device__ __forceinline__ void next_piece() { bits = (bits & ~2u) ^ 1; }
 };
-
-__device__ __forceinline__ int this_group() {
-  return ptx::uniform(ptx::thread_here() / kGroupThreads);
-}
 
 template <int kDim>
 __device__ __forceinline__ const Work& work_of(const SharedMemory<kDim>& shared, const ConsumerTurn& turn) {
@@ -221,40 +213,43 @@ __device__ __forceinline__ void free_others(SharedMemory<kDim>& shared, const Co
 
 // The part that the calling warp is summing up; in shared memory, as it has no registers to spare.
 template <int kDim>
-__device__ __forceinline__ Part& this_part(SharedMemory<kDim>& shared) {
-  return shared.consumer_parts[ptx::thread_here() / 32];
+__device__ __forceinline__ Part& this_part(SharedMemory<kDim>& shared, int thread) {
+  return shared.consumer_parts[thread / 32];
 }
 
 // The consumers' work on the CTA's pieces of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, ConsumerTurn& turn, QuadSums& row_sums,
-                                        Output<kGroupBlocks>& o) {
+__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, ConsumerTurn& turn,
+                                        RowSums& row_sums, Output<kGroupBlocks>& o) {
   constexpr bool kAll = Shape<kDim, kGroupBlocks>::kGroups == 2;  // warpgroups have columns
-  int pieces_left, tiles_left;                                    // of the row, of the part
+  uint32_t left;  // pieces of the row << 16 | tiles of the part
   const auto begin_part = [&](const Part& part, int tile) {
     __syncwarp();
-    if (ptx::thread_here() % 32 == 0) this_part(shared) = part;
+    if (ptx::thread_here() % 32 == 0) this_part(shared, ptx::thread_here()) = part;
     __syncwarp();
-    tiles_left = ptx::uniform(part.tile_end) - tile;
+    left = (left & 0xffff0000u) | static_cast<uint32_t>(part.tile_end - tile);
   };
   {
     const Work& work = work_of(shared, turn);
-    pieces_left = ptx::uniform(work.piece_end - work.piece_begin);
-    begin_part(is_alone(args, work) ? Part{0, 0} : work.first_part, ptx::uniform(work.piece_begin) * kTiles);
+    left = static_cast<uint32_t>(work.piece_end - work.piece_begin) << 16;
+    if (is_alone(args, work)) {
+      left |= 0x7fff;  // the part does not end
+    } else {
+      begin_part(work.first_part, work.piece_begin * kTiles);
+    }
   }
-  clear<kGroupBlocks>(o);
-  row_sums.set({});
+  clear<kGroupBlocks>(row_sums, o);
 #pragma unroll 1
-  for (; pieces_left > 0; --pieces_left) {
+  for (; left >= 0x10000u; left -= 0x10000u) {
     TileWeights weights;
     {
-      const int group = this_group();
+      const int group = group_of(ptx::thread_here());
       float s[kTileKeys / 2];
       const uint2 mask = multiply_keys<kDim>(shared, group, turn.phase(), s);
-      if (pieces_left == 1) ptx::mbarrier_arrive(&shared.q_empty);
+      if (left < 0x20000u) ptx::mbarrier_arrive(&shared.q_empty);
       weigh_keys(ptx::thread_here(), mask, args.logit_scale, s, weights);
       free_others<kDim, kGroupBlocks>(shared, turn, group);
-      if (kAll && group == 0) store_sums<kDim>(shared, ptx::thread_here(), weights);  // P itself beside the first product
+      if (kAll && group == 0) store_sums<kDim>(shared, 0, ptx::thread_here(), weights);  // P itself beside the first product
       if (group == 1) exchange_weights<kDim>(shared, ptx::thread_here(), kAll, weights);
       if (!kAll && group == 1) {  // it has read tile 1, too
 #pragma unroll
@@ -262,27 +257,28 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       }
     }
 #pragma unroll 1
-    for (int tile = 0; tile < kTiles && (kAll || this_group() == 0); ++tile) {
+    for (int tile = 0; tile < kTiles && (kAll || group_of(ptx::thread_here()) == 0); ++tile) {
+      const int group = group_of(ptx::thread_here());
       if (tile == 1) {
-        if (this_group() == 0) ptx::named_barrier_sync(tile_barrier(1, ptx::thread_here()), 64);
+        if (group == 0) ptx::named_barrier_sync(tile_barrier(1, ptx::thread_here()), 64);
         load_weights<kDim>(shared, ptx::thread_here(), weights);
-        ptx::named_barrier_arrive(kReadBarrier + (this_group() ^ 1), kConsumers);
+        load_sums<kDim>(shared, 1, ptx::thread_here(), weights);
+        ptx::named_barrier_arrive(kReadBarrier + (group ^ 1), kConsumers);
       }
-      add_tile<kDim, kGroupBlocks>(shared, tile, first_block<kDim, kGroupBlocks>(work_of(shared, turn), this_group()), weights, row_sums, o,
-                                   [&] {
-                                     if (!kAll || tile == 1 || this_group() == 1) return;
-                                     if (turn.is_storing()) ptx::named_barrier_sync(kStoredBarrier, kConsumers);
-                                     store_weights<kDim>(shared, ptx::thread_here(), weights);
-                                     ptx::named_barrier_arrive(tile_barrier(0, ptx::thread_here()), 64);
-                                   });
-      if (--tiles_left != 0) continue;
+      add_tile<kDim, kGroupBlocks>(shared, tile, first_block<kDim, kGroupBlocks>(work_of(shared, turn), group), weights, row_sums, o, [&] {
+        if (!kAll || tile == 1 || group == 1) return;
+        if (turn.is_storing()) ptx::named_barrier_sync(kStoredBarrier, kConsumers);
+        store_weights<kDim>(shared, ptx::thread_here(), weights);
+        ptx::named_barrier_arrive(tile_barrier(0, ptx::thread_here()), 64);
+      });
+      if ((--left & 0xffff) != 0) continue;
       const Work& work = work_of(shared, turn);
-      const Part part = this_part(shared);
+      const Part part = this_part(shared, ptx::thread_here());
       hand_over<kDim, kGroupBlocks>(args, work, part, ptx::thread_here(), row_sums, o);
-      begin_part(next_part(work, part), ptx::uniform(part.tile_end));
+      begin_part(next_part(work, part), part.tile_end);
     }
     turn.next_piece();
-    if (kAll || this_group() == 1) ptx::named_barrier_sync(kReadBarrier + this_group(), kConsumers);
+    if (kAll || group_of(ptx::thread_here()) == 1) ptx::named_barrier_sync(kReadBarrier + group_of(ptx::thread_here()), kConsumers);
   }
 }
 
@@ -305,22 +301,18 @@ __device__ __forceinline__ void meet(const Arguments& args, int unit, int thread
   ptx::named_barrier_sync(kRowBarrier, kConsumers);
 }
 
-// Weight of one of a thread's two heads; `leads`: it writes its LSE.
-__device__ __forceinline__ HeadSums normalise_head(const AttentionParams& params, const OutputHeads& heads, const RowOutput& output,
-                                                   int head, bool leads, const PartSum& row_sum) {
-  const HeadSums sums = normalise(row_sum, output.sinks[head]);
-  if (params.lse != nullptr && leads && head < heads.num_heads) {
-    params.lse[static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head] = sums.lse;
-  }
-  return sums;
-}
-
-// Weights of both; `leads`: the quad writes their LSE.
+// Weights of a thread's two heads; `leads`: the quad writes their LSE.
 __device__ __forceinline__ void normalise_heads(const AttentionParams& params, const OutputHeads& heads, const RowOutput& output,
-                                                int thread, bool leads, const PartSum (&row_sums)[2], HeadSums (&sums)[2]) {
+                                                int thread, bool leads, const RowSums& row_sums, HeadSums (&sums)[2]) {
   const int head = first_head(thread);
-  sums[0] = normalise_head(params, heads, output, head, leads && thread % 4 == 0, row_sums[0]);
-  sums[1] = normalise_head(params, heads, output, head + 8, leads && thread % 4 == 1, row_sums[1]);
+#pragma unroll
+  for (int row = 0; row < 2; ++row) sums[row] = normalise(row_sums[row], output.sinks[head + 8 * row]);
+  if (params.lse == nullptr || !leads || thread % 4 >= 2) return;
+  const int row = thread % 4;
+  if (head + 8 * row >= heads.num_heads) return;
+  params.lse[static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head + 8 * row] =
+      log_sum_exp({row == 0 ? row_sums[0].maximum : row_sums[1].maximum, row == 0 ? row_sums[0].total : row_sums[1].total},
+                  output.sinks[head + 8 * row]);
 }
 
 // Stores what shares a scale, of both heads of the thread, from dim `dim` on. o[2v], o[2v + 1]: the sums of vector v, as O has them.
@@ -342,12 +334,11 @@ __device__ __forceinline__ void emit_vectors(const AttentionParams& params, cons
   }
 }
 
-// Stores the block in `slot` of a warp's 16 heads in bf16, whole lines, by way of shared memory. `staging`: [16 heads, 64 dims] of the
-// warp.
+// Stores a block of a warp's 16 heads in bf16, whole lines, by way of shared memory. `staging`: [16 heads, 64 dims] of the warp. `out`: 16
+// bytes of the lane in the head lane / 8 of these 16; `num_heads`: from that one on.
 template <int kDim>
-__device__ __forceinline__ void emit_block(const AttentionParams& params, const OutputHeads& heads, const RowOutput& output, int thread,
-                                           int slot, bool is_rotated, const HeadSums (&sums)[2], const float (&o)[32], uint8_t* staging) {
-  const int lane = thread % 32;
+__device__ __forceinline__ void emit_block(Bf16* out, int num_heads, const Rotation* rotations, int lane, bool is_rotated,
+                                           const HeadSums (&sums)[2], const float (&o)[32], uint8_t* staging) {
   uint32_t words[2][4][2];  // of heads g and g + 8, every 16 dims, two pairs
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
@@ -361,24 +352,22 @@ __device__ __forceinline__ void emit_block(const AttentionParams& params, const 
     for (int i = 0; i < 16; ++i) {
       uint32_t& word = words[i / 8][i / 2 % 4][i % 2];
       float even = low_to_float(word), odd = high_to_float(word);
-      rotate_back(even, odd, output.rotations[i / 2 % 4 * 8 + lane % 4 * 2 + i % 2]);
+      rotate_back(even, odd, rotations[i / 2 % 4 * 8 + lane % 4 * 2 + i % 2]);
       if (sums[i / 8].has_keys) word = ptx::convert_bf16x2(odd, even);
     }
   }
-  uint8_t* place = staging + lane / 4 * kSwizzleRowBytes + lane % 2 * 8;
+  // Every 16 dims of head h stand at 32·(i xor h mod 4): what half a warp stores lies in all banks.
+  const uint32_t place = ptx::shared_address(staging) + lane / 4 * kSwizzleRowBytes + (lane / 4 % 4 * 32 | lane % 4 * 8);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const int chunk = (i % 4 * 2 + lane % 4 / 2) ^ (lane / 4);
-    *reinterpret_cast<uint2*>(place + i / 4 * kSwizzleAtomBytes + chunk * 16) = make_uint2(words[i / 4][i % 4][0], words[i / 4][i % 4][1]);
+    ptx::store_shared((place ^ i % 4 * 32) + i / 4 * kSwizzleAtomBytes, make_uint2(words[i / 4][i % 4][0], words[i / 4][i % 4][1]));
   }
   __syncwarp();
-  const int first_row = thread / 32 % 4 * 16 + lane / 8;
-  const int64_t first_head = static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + first_row;
-  Bf16* out = static_cast<Bf16*>(params.out) + first_head * kDim + Units<kDim>::block_at(slot) * kBlockDims + lane % 8 * 8;
+  const uint32_t line = ptx::shared_address(staging) + lane / 8 * kSwizzleRowBytes + (lane % 8 * 16 ^ lane / 8 * 32);
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    const uint4 values = *reinterpret_cast<const uint4*>(staging + swizzled_offset(4 * k + lane / 8, lane % 8));
-    if (first_row + 4 * k < heads.num_heads) *reinterpret_cast<uint4*>(out + 4 * k * kDim) = values;
+    const uint4 values = ptx::load_shared(line + 4 * k * kSwizzleRowBytes);
+    if (4 * k < num_heads) *reinterpret_cast<uint4*>(out + 4 * k * kDim) = values;
   }
   __syncwarp();
 }
@@ -388,19 +377,24 @@ __device__ __forceinline__ void emit_block(const AttentionParams& params, const 
 // others.
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __device__ __forceinline__ void emit_row(const Arguments& args, const Work& work, const RowOutput& output, int thread,
-                                         const QuadSums& row_sums, const Output<kGroupBlocks>& o, uint8_t* staging) {
+                                         const RowSums& row_sums, const Output<kGroupBlocks>& o, uint8_t* staging) {
   constexpr int kVectors = kOutputVectors<kDim, kOutput>;  // of dims: two of O
-  if (!has_columns<kDim, kGroupBlocks>(thread)) return;
-  const int column = work.column;
-  const int first_slot = first_block<kDim, kGroupBlocks>(work, thread / kGroupThreads);
+  const int group = group_of(thread);
+  if (Shape<kDim, kGroupBlocks>::kGroups == 1 && group == 1) return;
+  const OutputHeads heads = work.heads;
+  const int first_slot = first_block<kDim, kGroupBlocks>(work, group);
   HeadSums sums[2];
-  normalise_heads(args.params, work.heads, output, thread, thread < kGroupThreads && column == 0, {row_sums.of(0), row_sums.of(1)}, sums);
+  normalise_heads(args.params, heads, output, thread, group == 0 && work.column == 0, row_sums, sums);
   if constexpr (kOutput == AttentionOutput::kBf16) {
+    const int lane = thread % 32, first_row = thread / 32 % 4 * 16 + lane / 8;
+    const int64_t head = static_cast<int64_t>(heads.row) * args.params.num_heads + heads.head_begin + first_row;
+    Bf16* out = static_cast<Bf16*>(args.params.out) + head * kDim + lane % 8 * 8;
 #pragma unroll
     for (int i = 0; i < kGroupBlocks; ++i) {
       constexpr int kRotatedSlot = Units<kDim>::kRotatedSlot;
       const bool is_rotated = i == kRotatedSlot % kGroupBlocks && first_slot + i == kRotatedSlot;  // the first term spares copies of code
-      emit_block<kDim>(args.params, work.heads, output, thread, first_slot + i, is_rotated, sums, o[i], staging + thread / 32 * 2048);
+      emit_block<kDim>(out + Units<kDim>::block_at(first_slot + i) * kBlockDims, heads.num_heads - first_row, output.rotations, lane,
+                       is_rotated, sums, o[i], staging + thread / 32 * 2048);
     }
   } else {
 #pragma unroll
@@ -411,7 +405,7 @@ __device__ __forceinline__ void emit_row(const Arguments& args, const Work& work
 #pragma unroll
         for (int i = 0; i < 4; ++i) values[v][i] = o[(first + v) / 8][(first + v) % 8 * 4 + i];
       }
-      emit_vectors<kDim, kOutput>(args.params, work.heads, output, thread, dim_of_vector<kDim>(first_slot, first), sums, values);
+      emit_vectors<kDim, kOutput>(args.params, heads, output, thread, dim_of_vector<kDim>(first_slot, first), sums, values);
     }
   }
 }
@@ -539,6 +533,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
 
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory<kDim>& shared) {
+  constexpr bool kAll = Shape<kDim, kGroupBlocks>::kGroups == 2;  // warpgroups have columns
   int unit = first_turn(args).unit;
   ConsumerTurn turn;
 #pragma unroll 1
@@ -549,23 +544,21 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
       ptx::named_barrier_sync(kRowBarrier, kConsumers);
     } else {
       ptx::mbarrier_wait(&shared.q_full, turn.row() % 2 ^ 1);
-      if (Shape<kDim, kGroupBlocks>::kGroups == 1) {
+      if (!kAll) {
         ptx::named_barrier_sync(kRowBarrier, kConsumers);  // warpgroup 0 has stored the row before
-      } else if (this_group() == 1) {
+      } else if (group_of(ptx::thread_here()) == 1) {
         ptx::named_barrier_arrive(kStoredBarrier, kConsumers);
       }
     }
     ptx::mbarrier_wait(&shared.work_full[turn.row() % 2], turn.row() / 2 % 2);
     if (!work_of(shared, turn).has_pieces()) {
-      if (Shape<kDim, kGroupBlocks>::kGroups == 2 && this_group() == 0 && turn.is_storing()) {
-        ptx::named_barrier_sync(kStoredBarrier, kConsumers);
-      }
+      if (kAll && group_of(ptx::thread_here()) == 0 && turn.is_storing()) ptx::named_barrier_sync(kStoredBarrier, kConsumers);
       ptx::mbarrier_arrive(&shared.q_empty);
     }
     if (const Work& work = work_of(shared, turn); work.position < 0) {
-      if (first_turn(args).rank == 0 && work.column == 0) write_padding(args.params, work.heads, threadIdx.x, kConsumers);
+      if (first_turn(args).rank == 0 && work.column == 0) write_padding(args.params, work.heads, ptx::thread_here(), kConsumers);
     } else {
-      QuadSums row_sums;
+      RowSums row_sums;
       Output<kGroupBlocks> o;
       consume<kDim, kGroupBlocks>(args, shared, turn, row_sums, o);
       ptx::mbarrier_wait(&shared.output_full[turn.row() % 2], turn.row() / 2 % 2);

@@ -78,7 +78,7 @@ struct SharedMemory {
   KeyPlaces places[2];                                                               // of pieces, in turns
   Work works[4];                                                                     // on rows, in turns
   RowOutput outputs[2];                                                              // of rows, in turns
-  PartSum sums[kHeadTile];                                                           // of a tile's keys
+  PartSum sums[kTiles][kHeadTile];                                                   // of tiles' keys
   uint2 key_masks[kTiles];                                                           // bit k: there is a key k of the tile
   Part consumer_parts[kWarps];
   bool is_end[2];  // instead of a piece

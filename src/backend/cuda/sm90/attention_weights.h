@@ -18,24 +18,6 @@ inline constexpr int kHeadroom = 15;  // P is relative to 2^(maximum − kHeadro
 // the row before; of a warp of either warpgroup, which have the same heads: kTileBarrier + 4·t + warp: P of tile t is in shared memory.
 inline constexpr int kRowBarrier = 1, kReadBarrier = 2, kStoredBarrier = 4, kTileBarrier = 5;
 
-// The sums of a thread's two heads, which its quad has in common, a lane a word of them.
-class QuadSums {
- public:
-  __device__ __forceinline__ PartSum of(int row) const {
-    return {__shfl_sync(0xffffffffu, word_, 2 * row, 4), __int_as_float(__shfl_sync(0xffffffffu, word_, 2 * row + 1, 4))};
-  }
-  __device__ __forceinline__ void set(const PartSum (&sums)[2]) {
-    const int i = ptx::thread_here() % 4;
-    const PartSum& sum = sums[0];
-    const int first = i == 0 ? sum.maximum : __float_as_int(sum.total);
-    const int second = i == 2 ? sums[1].maximum : __float_as_int(sums[1].total);
-    word_ = i < 2 ? first : second;
-  }
-
- private:
-  int word_;
-};
-
 // A warp's 16 heads of P of a tile, of which a thread has two, as f16 terms in the fragments of wgmma, high and low, and the sums that P is
 // relative to.
 struct TileWeights {
@@ -109,9 +91,9 @@ __device__ __forceinline__ uint32_t fragment_address(uint32_t first, int term, i
 }
 
 template <int kDim>
-__device__ __forceinline__ void store_sums(SharedMemory<kDim>& shared, int thread, const TileWeights& weights) {
+__device__ __forceinline__ void store_sums(SharedMemory<kDim>& shared, int tile, int thread, const TileWeights& weights) {
   if (thread % 4 >= 2) return;
-  shared.sums[first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? weights.sums[0] : weights.sums[1];
+  shared.sums[tile][first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? weights.sums[0] : weights.sums[1];
 }
 
 template <int kDim>
@@ -130,8 +112,12 @@ __device__ __forceinline__ void load_weights(const SharedMemory<kDim>& shared, i
   for (int i = 0; i < kTerms * kSteps; ++i) {
     ptx::load_matrices(fragment_address(first, i / kSteps, i % kSteps), weights.p[i / kSteps][i % kSteps]);
   }
+}
+
+template <int kDim>
+__device__ __forceinline__ void load_sums(const SharedMemory<kDim>& shared, int tile, int thread, TileWeights& weights) {
 #pragma unroll
-  for (int row = 0; row < 2; ++row) weights.sums[row] = shared.sums[first_head(thread) + 8 * row];
+  for (int row = 0; row < 2; ++row) weights.sums[row] = shared.sums[tile][first_head(thread) + 8 * row];
 }
 
 // The barrier of the thread's warp and the warp of the other warpgroup that has the same heads.
@@ -143,16 +129,18 @@ __device__ __forceinline__ int tile_barrier(int tile, int thread) {
 // heads to itself there but for the one of warpgroup 0.
 template <int kDim>
 __device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, bool both_have_columns, TileWeights& weights) {
+  store_sums<kDim>(shared, 1, thread, weights);
   TileWeights of_tile_0;
   if (both_have_columns) {
     ptx::named_barrier_sync(tile_barrier(0, thread), 64);
     load_weights<kDim>(shared, thread, of_tile_0);
     __syncwarp();
   }
-  store_sums<kDim>(shared, thread, weights);
   store_weights<kDim>(shared, thread, weights);
-  if (both_have_columns) weights = of_tile_0;
   ptx::named_barrier_arrive(tile_barrier(1, thread), 64);
+  if (!both_have_columns) return;
+  weights = of_tile_0;
+  load_sums<kDim>(shared, 0, thread, weights);
 }
 
 }  // namespace dsv4::cuda
