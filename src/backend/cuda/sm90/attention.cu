@@ -40,6 +40,11 @@ namespace {
 constexpr uint32_t kValueStep = 16 * kSwizzleRowBytes >> 4;  // descriptor units of 16 keys
 constexpr uint32_t kDepthStep = 32 >> 4;                     // of 16 dims of a K-major operand
 
+// A descriptor `offset` units of 16 bytes further.
+__device__ __forceinline__ uint64_t moved(uint64_t descriptor, uint32_t offset) {
+  return (descriptor & 0xffffffff00000000u) | (static_cast<uint32_t>(descriptor) + offset);
+}
+
 template <int kCount>
 __device__ __forceinline__ void fence_operands(float (&values)[kCount]) {
 #pragma unroll
@@ -60,7 +65,7 @@ template <int kDim>
 __device__ __forceinline__ uint2 multiply_keys(SharedMemory<kDim>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
   using U = Units<kDim>;
   constexpr int kAtOnce = U::kBlocks > 1 ? 2 : 1;
-  const uint64_t q = swizzled_descriptor(ptx::shared_address(shared.q[0]));
+  const uint64_t q = swizzled_descriptor(ptx::uniform_word(ptx::shared_address(shared.q[0])));
   const uint64_t k = swizzled_descriptor(ptx::uniform_word(ptx::shared_address(shared.keys[tile][0])));
   fence_operands(s);
 #pragma unroll
@@ -70,8 +75,8 @@ __device__ __forceinline__ uint2 multiply_keys(SharedMemory<kDim>& shared, int t
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kAtOnce * (kBlockDims / 16); ++i) {
-      const uint64_t offset = ((begin + i / 4) * kBlockBytes >> 4) + i % 4 * kDepthStep;
-      ptx::wgmma_f16_ss<kTileKeys, false>(s, q + offset, k + offset, begin > 0 || i > 0);
+      const uint32_t offset = ((begin + i / 4) * kBlockBytes >> 4) + i % 4 * kDepthStep;
+      ptx::wgmma_f16_ss<kTileKeys, false>(s, moved(q, offset), moved(k, offset), begin > 0 || i > 0);
     }
   }
   ptx::wgmma_commit_group();
@@ -101,7 +106,7 @@ __device__ __forceinline__ void multiply_values(const TileWeights& weights, uint
   ptx::wgmma_fence();
 #pragma unroll
   for (int i = 0; i < kTerms * kSteps; ++i) {  // the smaller term first: sums are truncated
-    ptx::wgmma_f16_rs<64, true>(sum, weights.p[1 - i / kSteps][i % kSteps], values + i % kSteps * kValueStep, i > 0);
+    ptx::wgmma_f16_rs<64, true>(sum, weights.p[1 - i / kSteps][i % kSteps], moved(values, i % kSteps * kValueStep), i > 0);
   }
   ptx::wgmma_commit_group();
 }
@@ -130,7 +135,7 @@ __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, i
     ptx::mbarrier_arrive(&shared.empty[tile][slot + i]);
 #pragma unroll
     for (int k = 0; k < 32; ++k) o[i][k] = __fmaf_rn(sum[k], factors[k / 2 % 2].gain, o[i][k]);
-    if (i + 1 < kGroupBlocks) multiply_values(weights, values + (i + 1) * (kBlockBytes >> 4), sum);
+    if (i + 1 < kGroupBlocks) multiply_values(weights, moved(values, (i + 1) * (kBlockBytes >> 4)), sum);
   }
   fence_operands(weights);
 }
@@ -219,7 +224,7 @@ __device__ __forceinline__ Part& this_part(SharedMemory<kDim>& shared, int threa
 
 // The consumers' work on the CTA's pieces of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, ConsumerTurn& turn,
+__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, int group, ConsumerTurn& turn,
                                         RowSums& row_sums, Output<kGroupBlocks>& o) {
   constexpr bool kAll = Shape<kDim, kGroupBlocks>::kGroups == 2;  // warpgroups have columns
   uint32_t left;  // pieces of the row << 16 | tiles of the part
@@ -243,7 +248,6 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
   for (; left >= 0x10000u; left -= 0x10000u) {
     TileWeights weights;
     {
-      const int group = group_of(ptx::thread_here());
       float s[kTileKeys / 2];
       const uint2 mask = multiply_keys<kDim>(shared, group, turn.phase(), s);
       if (left < 0x20000u) ptx::mbarrier_arrive(&shared.q_empty);
@@ -257,8 +261,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       }
     }
 #pragma unroll 1
-    for (int tile = 0; tile < kTiles && (kAll || group_of(ptx::thread_here()) == 0); ++tile) {
-      const int group = group_of(ptx::thread_here());
+    for (int tile = 0; tile < kTiles && (kAll || group == 0); ++tile) {
       if (tile == 1) {
         if (group == 0) ptx::named_barrier_sync(tile_barrier(1, ptx::thread_here()), 64);
         load_weights<kDim>(shared, ptx::thread_here(), weights);
@@ -278,7 +281,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       begin_part(next_part(work, part), part.tile_end);
     }
     turn.next_piece();
-    if (kAll || group_of(ptx::thread_here()) == 1) ptx::named_barrier_sync(kReadBarrier + group_of(ptx::thread_here()), kConsumers);
+    if (kAll || group == 1) ptx::named_barrier_sync(kReadBarrier + group, kConsumers);
   }
 }
 
@@ -535,6 +538,7 @@ template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory<kDim>& shared) {
   constexpr bool kAll = Shape<kDim, kGroupBlocks>::kGroups == 2;  // warpgroups have columns
   int unit = first_turn(args).unit;
+  const int group = group_of(ptx::thread_here());
   ConsumerTurn turn;
 #pragma unroll 1
   while (unit < args.num_units) {
@@ -546,13 +550,13 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
       ptx::mbarrier_wait(&shared.q_full, turn.row() % 2 ^ 1);
       if (!kAll) {
         ptx::named_barrier_sync(kRowBarrier, kConsumers);  // warpgroup 0 has stored the row before
-      } else if (group_of(ptx::thread_here()) == 1) {
+      } else if (group == 1) {
         ptx::named_barrier_arrive(kStoredBarrier, kConsumers);
       }
     }
     ptx::mbarrier_wait(&shared.work_full[turn.row() % 2], turn.row() / 2 % 2);
     if (!work_of(shared, turn).has_pieces()) {
-      if (kAll && group_of(ptx::thread_here()) == 0 && turn.is_storing()) ptx::named_barrier_sync(kStoredBarrier, kConsumers);
+      if (kAll && group == 0 && turn.is_storing()) ptx::named_barrier_sync(kStoredBarrier, kConsumers);
       ptx::mbarrier_arrive(&shared.q_empty);
     }
     if (const Work& work = work_of(shared, turn); work.position < 0) {
@@ -560,7 +564,7 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
     } else {
       RowSums row_sums;
       Output<kGroupBlocks> o;
-      consume<kDim, kGroupBlocks>(args, shared, turn, row_sums, o);
+      consume<kDim, kGroupBlocks>(args, shared, group, turn, row_sums, o);
       ptx::mbarrier_wait(&shared.output_full[turn.row() % 2], turn.row() / 2 % 2);
       const Work& work_done = work_of(shared, turn);
       const RowOutput& output = shared.outputs[turn.row() % 2];
