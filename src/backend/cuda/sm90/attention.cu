@@ -216,6 +216,9 @@ __device__ __forceinline__ void free_others(SharedMemory<kDim>& shared, const Co
   }
 }
 
+// Of a row: a consumer counts them in half a register.
+constexpr int kMostPieces = 0xffff;
+
 // The part that the calling warp is summing up; in shared memory, as it has no registers to spare.
 template <int kDim>
 __device__ __forceinline__ Part& this_part(SharedMemory<kDim>& shared, int thread) {
@@ -224,10 +227,10 @@ __device__ __forceinline__ Part& this_part(SharedMemory<kDim>& shared, int threa
 
 // The consumers' work on the CTA's pieces of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
 template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, int group, ConsumerTurn& turn,
-                                        RowSums& row_sums, Output<kGroupBlocks>& o) {
+__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, int group, ConsumerTurn& turn, RowSums& row_sums,
+                                        Output<kGroupBlocks>& o) {
   constexpr bool kAll = Shape<kDim, kGroupBlocks>::kGroups == 2;  // warpgroups have columns
-  uint32_t left;  // pieces of the row << 16 | tiles of the part
+  uint32_t left;                                                  // pieces of the row << 16 | tiles of the part
   const auto begin_part = [&](const Part& part, int tile) {
     __syncwarp();
     if (ptx::thread_here() % 32 == 0) this_part(shared, ptx::thread_here()) = part;
@@ -587,29 +590,41 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
   }
 }
 
+// Two threads do, barrier by barrier: their addresses are then known, where those of a thread each would be taken one after the other.
+template <int kDim, int kGroups>
+__device__ __forceinline__ void init_barriers(SharedMemory<kDim>& shared) {
+  using U = Units<kDim>;
+  constexpr int kMovers = (U::kCoded > 0 ? kProducers : 0) + kFinders;  // of the last blocks of a tile, coded and rotated
+  if (ptx::thread_here() == 0) {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < U::kFills; ++i) ptx::mbarrier_init(&shared.full[tile][i], i == U::kRotatedSlot / 2 ? kMovers : kProducers);
+#pragma unroll
+      for (int i = 0; i < U::kBlocks; ++i) {
+        ptx::mbarrier_init(&shared.empty[tile][i], kGroups == 1 && tile == 1 ? kConsumers : kGroupThreads);  // both read it
+      }
+    }
+  } else if (ptx::thread_here() == kGroupThreads) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      ptx::mbarrier_init(&shared.places_full[i], kFinders);
+      ptx::mbarrier_init(&shared.scales_full[i], kFinders);
+      ptx::mbarrier_init(&shared.places_empty[i], kMovers);
+      ptx::mbarrier_init(&shared.work_full[i], 1);
+      ptx::mbarrier_init(&shared.output_full[i], 32);
+    }
+    ptx::mbarrier_init(&shared.q_full, kFinders);
+    ptx::mbarrier_init(&shared.q_empty, kConsumers);
+  }
+}
+
 template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
 __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Arguments args) {
   extern __shared__ __align__(kSwizzleAtomBytes) uint8_t memory[];
   using Memory = SharedMemory<kDim>;
   Memory& shared = *reinterpret_cast<Memory*>(memory);
-  constexpr int kMovers = (Units<kDim>::kCoded > 0 ? kProducers : 0) + kFinders;  // of the last blocks of a tile, coded and rotated
-  constexpr int kFull = kTiles * Memory::kFills, kEmpty = kTiles * Memory::kBlocks;
-  if (const int i = ptx::thread_here(); i < kFull) {
-    ptx::mbarrier_init(&shared.full[0][0] + i, i % Memory::kFills == Units<kDim>::kRotatedSlot / 2 ? kMovers : kProducers);
-  } else if (i < kFull + kEmpty) {
-    const bool both_read = Shape<kDim, kGroupBlocks>::kGroups == 1 && i >= kFull + Memory::kBlocks;
-    ptx::mbarrier_init(&shared.empty[0][0] + i - kFull, both_read ? kConsumers : kGroupThreads);
-  } else if (i == kFull + kEmpty) {
-    for (int k = 0; k < 2; ++k) {
-      ptx::mbarrier_init(&shared.places_full[k], kFinders);
-      ptx::mbarrier_init(&shared.scales_full[k], kFinders);
-      ptx::mbarrier_init(&shared.places_empty[k], kMovers);
-      ptx::mbarrier_init(&shared.work_full[k], 1);
-      ptx::mbarrier_init(&shared.output_full[k], 32);
-    }
-    ptx::mbarrier_init(&shared.q_full, kFinders);
-    ptx::mbarrier_init(&shared.q_empty, kConsumers);
-  }
+  init_barriers<kDim, Shape<kDim, kGroupBlocks>::kGroups>(shared);
   ptx::fence_barrier_init();
   __syncthreads();
   ptx::touch_constants(args);
@@ -694,6 +709,9 @@ void attention(Context& context, const AttentionParams& params) {
   }
   if (params.batch.num_tokens == 0) return;
   const AttentionPlan plan = make_attention_plan(params, context.num_sms, context.arrivals != nullptr);
+  if (plan.num_pieces > kMostPieces) {
+    fail_line("attention: %d pieces of %d keys in a row, expected at most %d", plan.num_pieces, kPieceKeys, kMostPieces);
+  }
   switch (params.head_dim) {
     case 64:
       return launch_attention<64, 1>(context, params, plan);
