@@ -216,9 +216,6 @@ __device__ __forceinline__ void free_others(SharedMemory<kDim>& shared, const Co
   }
 }
 
-// Of a row: a consumer counts them in half a register.
-constexpr int kMostPieces = 0xffff;
-
 // The part that the calling warp is summing up; in shared memory, as it has no registers to spare.
 template <int kDim>
 __device__ __forceinline__ Part& this_part(SharedMemory<kDim>& shared, int thread) {
@@ -231,6 +228,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
                                         Output<kGroupBlocks>& o) {
   constexpr bool kAll = Shape<kDim, kGroupBlocks>::kGroups == 2;  // warpgroups have columns
   uint32_t left;                                                  // pieces of the row << 16 | tiles of the part
+  static_assert(kAttentionMaxKeys / kPieceKeys <= 0xffff);
   const auto begin_part = [&](const Part& part, int tile) {
     __syncwarp();
     if (ptx::thread_here() % 32 == 0) this_part(shared, ptx::thread_here()) = part;
@@ -709,9 +707,6 @@ void attention(Context& context, const AttentionParams& params) {
   }
   if (params.batch.num_tokens == 0) return;
   const AttentionPlan plan = make_attention_plan(params, context.num_sms, context.arrivals != nullptr);
-  if (plan.num_pieces > kMostPieces) {
-    fail_line("attention: %d pieces of %d keys in a row, expected at most %d", plan.num_pieces, kPieceKeys, kMostPieces);
-  }
   switch (params.head_dim) {
     case 64:
       return launch_attention<64, 1>(context, params, plan);
