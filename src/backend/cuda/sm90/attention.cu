@@ -255,7 +255,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       weigh_keys(ptx::thread_here(), mask, args.logit_scale, s, weights);
       free_others<kDim, kGroupBlocks>(shared, turn, group);
       if (kAll && group == 0) store_sums<kDim>(shared, 0, ptx::thread_here(), weights);  // P itself beside the first product
-      if (group == 1) exchange_weights<kDim>(shared, ptx::thread_here(), kAll, weights);
+      if (group == 1) exchange_weights<kDim>(shared, ptx::thread_here(), turn.phase(), kAll, weights);
       if (!kAll && group == 1) {  // it has read tile 1, too
 #pragma unroll
         for (int i = 0; i < Shape<kDim, kGroupBlocks>::kBlocks; ++i) ptx::mbarrier_arrive(&shared.empty[1][i]);
@@ -264,16 +264,16 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
 #pragma unroll 1
     for (int tile = 0; tile < kTiles && (kAll || group == 0); ++tile) {
       if (tile == 1) {
-        if (group == 0) ptx::named_barrier_sync(tile_barrier(1, ptx::thread_here()), 64);
+        if (group == 0) ptx::mbarrier_wait(&shared.p_full[1][ptx::thread_here() / 32 % 4], turn.phase());
         load_weights<kDim>(shared, ptx::thread_here(), weights);
         load_sums<kDim>(shared, 1, ptx::thread_here(), weights);
-        ptx::named_barrier_arrive(kReadBarrier + (group ^ 1), kConsumers);
+        ptx::mbarrier_arrive(&shared.p_read[group ^ 1]);
       }
       add_tile<kDim, kGroupBlocks>(shared, tile, first_block<kDim, kGroupBlocks>(work_of(shared, turn), group), weights, row_sums, o, [&] {
         if (!kAll || tile == 1 || group == 1) return;
-        if (turn.is_storing()) ptx::named_barrier_sync(kStoredBarrier, kConsumers);
+        if (turn.is_storing()) ptx::mbarrier_wait(&shared.p_empty, turn.row() % 2 ^ 1);
         store_weights<kDim>(shared, ptx::thread_here(), weights);
-        ptx::named_barrier_arrive(tile_barrier(0, ptx::thread_here()), 64);
+        ptx::mbarrier_arrive(&shared.p_full[0][ptx::thread_here() / 32 % 4]);
       });
       if ((--left & 0xffff) != 0) continue;
       const Work& work = work_of(shared, turn);
@@ -281,8 +281,8 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       hand_over<kDim, kGroupBlocks>(args, work, part, ptx::thread_here(), row_sums, o);
       begin_part(next_part(work, part), part.tile_end);
     }
+    if (kAll || group == 1) ptx::mbarrier_wait(&shared.p_read[group], turn.phase());
     turn.next_piece();
-    if (kAll || group == 1) ptx::named_barrier_sync(kReadBarrier + group, kConsumers);
   }
 }
 
@@ -552,12 +552,12 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
       if (!kAll) {
         ptx::named_barrier_sync(kRowBarrier, kConsumers);  // warpgroup 0 has stored the row before
       } else if (group == 1) {
-        ptx::named_barrier_arrive(kStoredBarrier, kConsumers);
+        ptx::mbarrier_arrive(&shared.p_empty);
       }
     }
     ptx::mbarrier_wait(&shared.work_full[turn.row() % 2], turn.row() / 2 % 2);
     if (!work_of(shared, turn).has_pieces()) {
-      if (kAll && group == 0 && turn.is_storing()) ptx::named_barrier_sync(kStoredBarrier, kConsumers);
+      if (kAll && group == 0 && turn.is_storing()) ptx::mbarrier_wait(&shared.p_empty, turn.row() % 2 ^ 1);
       ptx::mbarrier_arrive(&shared.q_empty);
     }
     if (const Work& work = work_of(shared, turn); work.position < 0) {
@@ -614,6 +614,11 @@ __device__ __forceinline__ void init_barriers(SharedMemory<kDim>& shared) {
     }
     ptx::mbarrier_init(&shared.q_full, kFinders);
     ptx::mbarrier_init(&shared.q_empty, kConsumers);
+#pragma unroll
+    for (int i = 0; i < kTiles * kWarps / 2; ++i) ptx::mbarrier_init(&shared.p_full[0][i], 32);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) ptx::mbarrier_init(&shared.p_read[i], kGroupThreads);
+    ptx::mbarrier_init(&shared.p_empty, kGroupThreads);
   }
 }
 

@@ -92,6 +92,10 @@ struct SharedMemory {
   uint64_t output_full[2];
   uint64_t q_full;   // of rows but the first, whose Q the consumers load
   uint64_t q_empty;  // the last keys of a row are multiplied
+  // Of the consumers. Of a tile and a warp of either warpgroup, which have the same heads: P of the tile is stored.
+  uint64_t p_full[kTiles][kWarps / 2];
+  uint64_t p_read[2];  // [g]: the other warpgroup than g has read P of tile 1
+  uint64_t p_empty;    // warpgroup 1 has stored its output of the row before
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 

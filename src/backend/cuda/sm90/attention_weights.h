@@ -13,10 +13,8 @@
 
 namespace dsv4::cuda {
 
-inline constexpr int kHeadroom = 15;  // P is relative to 2^(maximum − kHeadroom)
-// Of the consumers. kReadBarrier + g: the other warpgroup than g has read P of tile 1; kStoredBarrier: warpgroup 1 has stored its output of
-// the row before; of a warp of either warpgroup, which have the same heads: kTileBarrier + 4·t + warp: P of tile t is in shared memory.
-inline constexpr int kRowBarrier = 1, kReadBarrier = 2, kStoredBarrier = 4, kTileBarrier = 5;
+inline constexpr int kHeadroom = 15;   // P is relative to 2^(maximum − kHeadroom)
+inline constexpr int kRowBarrier = 1;  // of the consumers
 
 // A warp's 16 heads of P of a tile, of which a thread has two, as f16 terms in the fragments of wgmma, high and low, and the sums that P is
 // relative to.
@@ -120,24 +118,20 @@ __device__ __forceinline__ void load_sums(const SharedMemory<kDim>& shared, int 
   for (int row = 0; row < 2; ++row) weights.sums[row] = shared.sums[tile][first_head(thread) + 8 * row];
 }
 
-// The barrier of the thread's warp and the warp of the other warpgroup that has the same heads.
-__device__ __forceinline__ int tile_barrier(int tile, int thread) {
-  return kTileBarrier + 4 * tile + thread / 32 % 4;
-}
-
 // P of tile 1, which warpgroup 1 has, into shared memory in place of P of tile 0, which it then has, if it has columns. A warp has P of its
 // heads to itself there but for the one of warpgroup 0.
 template <int kDim>
-__device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, bool both_have_columns, TileWeights& weights) {
+__device__ __forceinline__ void exchange_weights(SharedMemory<kDim>& shared, int thread, uint32_t phase, bool both_have_columns,
+                                                 TileWeights& weights) {
   store_sums<kDim>(shared, 1, thread, weights);
   TileWeights of_tile_0;
   if (both_have_columns) {
-    ptx::named_barrier_sync(tile_barrier(0, thread), 64);
+    ptx::mbarrier_wait(&shared.p_full[0][thread / 32 % 4], phase);
     load_weights<kDim>(shared, thread, of_tile_0);
     __syncwarp();
   }
   store_weights<kDim>(shared, thread, weights);
-  ptx::named_barrier_arrive(tile_barrier(1, thread), 64);
+  ptx::mbarrier_arrive(&shared.p_full[1][thread / 32 % 4]);
   if (!both_have_columns) return;
   weights = of_tile_0;
   load_sums<kDim>(shared, 0, thread, weights);
