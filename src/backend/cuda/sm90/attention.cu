@@ -40,6 +40,11 @@ namespace {
 constexpr uint32_t kValueStep = 16 * kSwizzleRowBytes >> 4;  // descriptor units of 16 keys
 constexpr uint32_t kDepthStep = 32 >> 4;                     // of 16 dims of a K-major operand
 
+// Of shared memory that all lanes of a warp mean.
+__device__ __forceinline__ uint64_t uniform_descriptor(const uint8_t* operand) {
+  return swizzled_descriptor(ptx::uniform_word(ptx::shared_address(operand)));
+}
+
 // A descriptor `offset` units of 16 bytes further.
 __device__ __forceinline__ uint64_t moved(uint64_t descriptor, uint32_t offset) {
   return (descriptor & 0xffffffff00000000u) | (static_cast<uint32_t>(descriptor) + offset);
@@ -65,8 +70,8 @@ template <int kDim>
 __device__ __forceinline__ uint2 multiply_keys(SharedMemory<kDim>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
   using U = Units<kDim>;
   constexpr int kAtOnce = U::kBlocks > 1 ? 2 : 1;
-  const uint64_t q = swizzled_descriptor(ptx::uniform_word(ptx::shared_address(shared.q[0])));
-  const uint64_t k = swizzled_descriptor(ptx::uniform_word(ptx::shared_address(shared.keys[tile][0])));
+  const uint64_t q = uniform_descriptor(shared.q[0]);
+  const uint64_t k = uniform_descriptor(shared.keys[tile][0]);
   fence_operands(s);
 #pragma unroll
   for (int begin = 0; begin < U::kBlocks; begin += kAtOnce) {
@@ -116,7 +121,7 @@ __device__ __forceinline__ void multiply_values(const TileWeights& weights, uint
 template <int kDim, int kGroupBlocks, class Meanwhile>
 __device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, int slot, TileWeights& weights, RowSums& row_sums,
                                          Output<kGroupBlocks>& o, const Meanwhile& meanwhile) {
-  const uint64_t values = swizzled_descriptor(ptx::uniform_word(ptx::shared_address(shared.keys[tile][slot])));
+  const uint64_t values = uniform_descriptor(shared.keys[tile][slot]);
   float sum[32];
   fence_operands(weights);
   multiply_values(weights, values, sum);
@@ -218,8 +223,8 @@ __device__ __forceinline__ void free_others(SharedMemory<kDim>& shared, const Co
 
 // The part that the calling warp is summing up; in shared memory, as it has no registers to spare.
 template <int kDim>
-__device__ __forceinline__ Part& this_part(SharedMemory<kDim>& shared, int thread) {
-  return shared.consumer_parts[thread / 32];
+__device__ __forceinline__ Part& this_part(SharedMemory<kDim>& shared) {
+  return shared.consumer_parts[ptx::thread_here() / 32];
 }
 
 // The consumers' work on the CTA's pieces of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
@@ -231,7 +236,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
   static_assert(kAttentionMaxKeys / kPieceKeys <= 0xffff);
   const auto begin_part = [&](const Part& part, int tile) {
     __syncwarp();
-    if (ptx::thread_here() % 32 == 0) this_part(shared, ptx::thread_here()) = part;
+    if (ptx::thread_here() % 32 == 0) this_part(shared) = part;
     __syncwarp();
     left = (left & 0xffff0000u) | static_cast<uint32_t>(part.tile_end - tile);
   };
@@ -277,7 +282,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       });
       if ((--left & 0xffff) != 0) continue;
       const Work& work = work_of(shared, turn);
-      const Part part = this_part(shared, ptx::thread_here());
+      const Part part = this_part(shared);
       hand_over<kDim, kGroupBlocks>(args, work, part, ptx::thread_here(), row_sums, o);
       begin_part(next_part(work, part), part.tile_end);
     }
