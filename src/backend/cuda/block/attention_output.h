@@ -12,19 +12,20 @@ namespace dsv4::cuda {
 
 inline constexpr int kNoMaximum = -(1 << 30);  // of a part without keys
 
-// 2^(from − to) for from ≤ to; 0 below 2^-126.
+// 2^(from − to), at most 2^127; 0 below 2^-126.
 __device__ __forceinline__ float power_of_two(int from, int to) {
   const int exponent = from - to;
   return exponent < -126 ? 0.0f : __int_as_float((127 + exponent) << 23);
 }
 
-// Σ_j 2^(logit_j − maximum) over some keys, for an integer `maximum`, and with the same keys O = Σ_j 2^(logit_j − maximum)·v_j.
+// Σ_j 2^(logit_j − maximum) over some keys, for an integer `maximum` near their largest logit; with the same keys
+// O = Σ_j 2^(logit_j − maximum)·v_j.
 struct PartSum {
   int maximum = kNoMaximum;
   float total = 0.0f;
 };
 
-// What two parts are multiplied with before they are added: exact powers of two, one of them 1.
+// What two parts are multiplied with before they are added: exact powers of two.
 struct FoldFactors {
   float keep, gain;  // of the part before, of the part after
 };
@@ -33,16 +34,25 @@ __device__ __forceinline__ float fold(float before, float after, float keep, flo
   return __fmaf_rn(after, gain, __fmul_rn(before, keep));
 }
 
+// How far a part may be above the sum that it is added to, in powers of two, without a change of what the sum is relative to: O, which is
+// 128 registers, then is not multiplied, and fp32 has the range.
+inline constexpr int kFoldSlack = 16;
+
+// What the sum of two parts is relative to.
+__device__ __forceinline__ int folded_maximum(int before, int after) {
+  return after > before + kFoldSlack ? after : before;
+}
+
 // Of maxima `before` and `after`. An empty sum before is kept at 1: its O is 0.
 __device__ __forceinline__ FoldFactors fold_factors(int before, int after) {
-  const int maximum = max(before, after);
+  const int maximum = folded_maximum(before, after);
   return {before == kNoMaximum ? 1.0f : power_of_two(before, maximum), power_of_two(after, maximum)};
 }
 
 // sum ← sum and the part after it.
 __device__ __forceinline__ FoldFactors fold(PartSum& sum, const PartSum& after) {
   const FoldFactors factors = fold_factors(sum.maximum, after.maximum);
-  sum = {max(sum.maximum, after.maximum), fold(sum.total, after.total, factors.keep, factors.gain)};
+  sum = {folded_maximum(sum.maximum, after.maximum), fold(sum.total, after.total, factors.keep, factors.gain)};
   return factors;
 }
 
