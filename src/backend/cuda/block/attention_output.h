@@ -138,10 +138,10 @@ __device__ __forceinline__ float quad_amax(const float (&o)[kVectors][4]) {
 }
 
 // The end of the way, normalised but not rounded: o[v] are dims `dim` + 16v … + 3 of a head, dim = 4·(lane % 4) modulo 16. All lanes of a
-// warp call it; `valid`: the head exists. `head`: the row's head in units of heads. rotations: all pairs; used for the rotated dims of
-// heads that have keys.
+// warp call it; `valid`: not 0: the head exists. `head`: the row's head in units of heads. rotations: all pairs; used for the rotated dims
+// of heads that have keys.
 template <int kDim, AttentionOutput kOutput>
-__device__ __forceinline__ void store_output(const AttentionParams& params, int64_t head, int dim, bool valid, bool has_keys,
+__device__ __forceinline__ void store_output(const AttentionParams& params, int64_t head, int dim, int valid, bool has_keys,
                                              const Rotation* rotations, float (&o)[kOutputVectors<kDim, kOutput>][4]) {
   constexpr int kVectors = kOutputVectors<kDim, kOutput>;
   uint8_t* out = static_cast<uint8_t*>(params.out);

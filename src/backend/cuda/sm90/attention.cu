@@ -338,8 +338,9 @@ __device__ __forceinline__ void emit_vectors(const AttentionParams& params, cons
 #pragma unroll
       for (int i = 0; i < 4; ++i) values[v][i] = o[2 * v + i / 2][2 * row + i % 2] * sums[row].weight;
     }
+    const int valid = ptx::computed_here(head < heads.num_heads);  // a predicate would go to local memory
     store_output<kDim, kOutput>(params, static_cast<int64_t>(heads.row) * params.num_heads + heads.head_begin + head, dim + thread % 4 * 4,
-                                head < heads.num_heads, sums[row].has_keys, output.rotations, values);
+                                valid, sums[row].has_keys, output.rotations, values);
   }
 }
 
@@ -444,13 +445,13 @@ struct Share {
 template <int kAtOnce, int kVectors>
 __device__ __forceinline__ void add_groups(const Arguments& args, const Work& work, int part_vectors, int source, int first,
                                            int group_begin, int group_end, Share<kVectors>& share) {
-  const PartCounts counts = work.counts;
+  const PartCounts& counts = work.counts;
   const int group_parts = counts.group_parts(), slot_end = group_end * group_parts;
   const int64_t first_index = first_part_index(args, work);
   Share<kVectors> of_group;
   of_group.clear();
   share.clear();
-  int group = group_begin, in_group_idx = 0;
+  int group = group_begin, in_group_idx = 0, num_parts = counts.parts(group);
 #pragma unroll 1
   for (int begin = group_begin * group_parts; begin < slot_end; begin += kAtOnce) {
     float4 parts[kAtOnce][kVectors];
@@ -468,13 +469,13 @@ __device__ __forceinline__ void add_groups(const Arguments& args, const Work& wo
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
       if (begin + k >= slot_end) break;
-      if (in_group_idx < counts.parts(group)) {
+      if (in_group_idx < num_parts) {
         const PartSum part_sums[2] = {{sums[k][0].x, __int_as_float(sums[k][0].y)}, {sums[k][1].x, __int_as_float(sums[k][1].y)}};
         of_group.add(part_sums, parts[k]);
       }
       if (++in_group_idx < group_parts) continue;
       in_group_idx = 0;
-      ++group;
+      num_parts = counts.parts(++group);
       share.add(of_group.sums, of_group.values);
       of_group.clear();
     }
