@@ -38,21 +38,11 @@ __device__ __forceinline__ float fold(float before, float after, float keep, flo
 // 128 registers, then is not multiplied, and fp32 has the range.
 inline constexpr int kFoldSlack = 16;
 
-// What the sum of two parts is relative to.
-__device__ __forceinline__ int folded_maximum(int before, int after) {
-  return after > before + kFoldSlack ? after : before;
-}
-
-// Of maxima `before` and `after`. An empty sum before is kept at 1: its O is 0.
-__device__ __forceinline__ FoldFactors fold_factors(int before, int after) {
-  const int maximum = folded_maximum(before, after);
-  return {before == kNoMaximum ? 1.0f : power_of_two(before, maximum), power_of_two(after, maximum)};
-}
-
-// sum ← sum and the part after it.
+// sum ← sum and the part after it. An empty sum before is kept at 1: its O is 0.
 __device__ __forceinline__ FoldFactors fold(PartSum& sum, const PartSum& after) {
-  const FoldFactors factors = fold_factors(sum.maximum, after.maximum);
-  sum = {folded_maximum(sum.maximum, after.maximum), fold(sum.total, after.total, factors.keep, factors.gain)};
+  const int maximum = sum.maximum + kFoldSlack < after.maximum ? after.maximum : sum.maximum;
+  const FoldFactors factors = {sum.maximum == kNoMaximum ? 1.0f : power_of_two(sum.maximum, maximum), power_of_two(after.maximum, maximum)};
+  sum = {maximum, fold(sum.total, after.total, factors.keep, factors.gain)};
   return factors;
 }
 
