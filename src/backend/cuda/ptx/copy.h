@@ -117,4 +117,9 @@ __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// The same of all memory.
+__device__ __forceinline__ void fence_async_proxy_of_all() {
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+
 }  // namespace dsv4::cuda::ptx

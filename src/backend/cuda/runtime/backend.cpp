@@ -97,8 +97,8 @@ class CudaBackend final : public Backend {
     check(cudaSetDevice(device_idx), "cudaSetDevice");
     check(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking), "cudaStreamCreate");
     context_.num_sms = device.num_multiprocessors;
-    check(cudaMalloc(reinterpret_cast<void**>(&context_.arrivals), cuda::kMaxArrivals * sizeof(uint32_t)), "cudaMalloc");
-    check(cudaMemsetAsync(context_.arrivals, 0, cuda::kMaxArrivals * sizeof(uint32_t), context_.stream), "cudaMemsetAsync");
+    check(cudaMalloc(reinterpret_cast<void**>(&context_.arrivals), cuda::kNumArrivals * sizeof(uint32_t)), "cudaMalloc");
+    check(cudaMemsetAsync(context_.arrivals, 0, cuda::kNumArrivals * sizeof(uint32_t), context_.stream), "cudaMemsetAsync");
     loader_.emplace(device_idx, device.num_multiprocessors);
   }
   ~CudaBackend() override {

@@ -48,14 +48,15 @@ class LaunchObserver {
   virtual void after_launch(const char* op) = 0;
 };
 
-inline constexpr int kMaxArrivals = 128;
+// Counters with which CTAs of a launch wait for each other: of CTAs that share a row, and of those that are a team in attention.
+inline constexpr int kMaxArrivals = 128, kMaxTeams = 128, kTeamCounters = 32;
+inline constexpr int kNumArrivals = kMaxArrivals + kMaxTeams * kTeamCounters;
 
 // What ops need to launch.
 struct Context {
   cudaStream_t stream = nullptr;
   int num_sms = 0;
-  uint32_t* arrivals =
-      nullptr;  // kMaxArrivals zeros in device memory, with which CTAs of a launch wait for each other; nullptr: they may not
+  uint32_t* arrivals = nullptr;  // kNumArrivals zeros in device memory; nullptr: CTAs wait for each other in clusters only
   LaunchCounter launches;
   LaunchObserver* observer = nullptr;
 };

@@ -31,126 +31,20 @@
 #include "backend/cuda/sm90/attention_finders.h"
 #include "backend/cuda/sm90/attention_keys.h"
 #include "backend/cuda/sm90/attention_plan.h"
+#include "backend/cuda/sm90/attention_products.h"
+#include "backend/cuda/sm90/attention_team.h"
 #include "backend/cuda/sm90/attention_weights.h"
 #include "backend/cuda/sm90/attention_work.h"
 
 namespace dsv4::cuda {
 namespace {
 
-constexpr uint32_t kValueStep = 16 * kSwizzleRowBytes >> 4;  // descriptor units of 16 keys
-constexpr uint32_t kDepthStep = 32 >> 4;                     // of 16 dims of a K-major operand
-
-// Of shared memory that all lanes of a warp mean.
-__device__ __forceinline__ uint64_t uniform_descriptor(const uint8_t* operand) {
-  return swizzled_descriptor(ptx::uniform_word(ptx::shared_address(operand)));
-}
-
-// A descriptor `offset` units of 16 bytes further.
-__device__ __forceinline__ uint64_t moved(uint64_t descriptor, uint32_t offset) {
-  return (descriptor & 0xffffffff00000000u) | (static_cast<uint32_t>(descriptor) + offset);
-}
-
-template <int kCount>
-__device__ __forceinline__ void fence_operands(float (&values)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) ptx::wgmma_fence_operand(values[i]);
-}
-
-// The sums of a thread's two heads, which its quad has in common.
-using RowSums = PartSum[2];
-
-// Which of the two warpgroups a thread is in.
-__device__ __forceinline__ int group_of(int thread) {
-  return static_cast<int>(ptx::uniform_word(thread / kGroupThreads));
-}
-
-// s [64 heads, 64 keys] = Q·Kᵀ of a tile, not scaled, as its blocks come, and which of its keys there are. The proxy fence stands here and
-// not where the producers store: it would wait for the loads that they have under way.
-template <int kDim>
-__device__ __forceinline__ uint2 multiply_keys(SharedMemory<kDim>& shared, int tile, uint32_t phase, float (&s)[kTileKeys / 2]) {
-  using U = Units<kDim>;
-  constexpr int kAtOnce = U::kBlocks > 1 ? 2 : 1;
-  const uint64_t q = uniform_descriptor(shared.q[0]);
-  const uint64_t k = uniform_descriptor(shared.keys[tile][0]);
-  fence_operands(s);
-#pragma unroll
-  for (int begin = 0; begin < U::kBlocks; begin += kAtOnce) {
-    ptx::mbarrier_wait(&shared.full[tile][begin / 2], phase);
-    ptx::fence_async_proxy();
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int i = 0; i < kAtOnce * (kBlockDims / 16); ++i) {
-      const uint32_t offset = ((begin + i / 4) * kBlockBytes >> 4) + i % 4 * kDepthStep;
-      ptx::wgmma_f16_ss<kTileKeys, false>(s, moved(q, offset), moved(k, offset), begin > 0 || i > 0);
-    }
-  }
-  ptx::wgmma_commit_group();
-  const uint2 mask = ptx::load_shared_pair(ptx::shared_address(&shared.key_masks[tile]));
-  ptx::wgmma_wait_group<0>();
-  fence_operands(s);
-  return mask;
-}
-
-// The slot of the first block of a warpgroup's columns.
-template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ int first_block(const Work& work, int group) {
-  using S = Shape<kDim, kGroupBlocks>;
-  const int column = S::kColumnBlocks < S::kBlocks ? ptx::uniform(work.column) : 0;
-  return (column * S::kGroups + group) * kGroupBlocks;
-}
-
-// Where the dims of vector v of a thread begin, whose first block of columns is `first_slot`.
-template <int kDim>
-__device__ __forceinline__ int dim_of_vector(int first_slot, int v) {
-  return Units<kDim>::block_at(first_slot + v / 8) * kBlockDims + v % 8 * 8;
-}
-
-// sum [64 heads, 64 columns] ← P·V of a tile, not waited for. `values`: descriptor of the columns.
-__device__ __forceinline__ void multiply_values(const TileWeights& weights, uint64_t values, float (&sum)[32]) {
-  fence_operands(sum);
-  ptx::wgmma_fence();
-#pragma unroll
-  for (int i = 0; i < kTerms * kSteps; ++i) {  // the smaller term first: sums are truncated
-    ptx::wgmma_f16_rs<64, true>(sum, weights.p[1 - i / kSteps][i % kSteps], moved(values, i % kSteps * kValueStep), i > 0);
-  }
-  ptx::wgmma_commit_group();
-}
-
-// o += P·V of a tile for the warpgroup's columns, whose blocks are then free, and the row's sums += the tile's: fold(), where a factor of 1
-// is left out. `meanwhile`: what to do while the first product is under way.
-template <int kDim, int kGroupBlocks, class Meanwhile>
-__device__ __forceinline__ void add_tile(SharedMemory<kDim>& shared, int tile, int slot, TileWeights& weights, RowSums& row_sums,
-                                         Output<kGroupBlocks>& o, const Meanwhile& meanwhile) {
-  const uint64_t values = uniform_descriptor(shared.keys[tile][slot]);
-  float sum[32];
-  fence_operands(weights);
-  multiply_values(weights, values, sum);
-  FoldFactors factors[2];
-#pragma unroll
-  for (int row = 0; row < 2; ++row) factors[row] = fold(row_sums[row], weights.sums[row]);
-  if (ptx::any_lane(factors[0].keep != 1.0f || factors[1].keep != 1.0f)) {
-#pragma unroll
-    for (int i = 0; i < kGroupBlocks * 32; ++i) o[i / 32][i % 32] *= factors[i / 2 % 2].keep;
-  }
-  meanwhile();
-#pragma unroll
-  for (int i = 0; i < kGroupBlocks; ++i) {
-    ptx::wgmma_wait_group<0>();
-    fence_operands(sum);
-    ptx::mbarrier_arrive(&shared.empty[tile][slot + i]);
-#pragma unroll
-    for (int k = 0; k < 32; ++k) o[i][k] = __fmaf_rn(sum[k], factors[k / 2 % 2].gain, o[i][k]);
-    if (i + 1 < kGroupBlocks) multiply_values(weights, moved(values, (i + 1) * (kBlockBytes >> 4)), sum);
-  }
-  fence_operands(weights);
-}
-
-template <int kGroupBlocks>
-__device__ __forceinline__ void clear(RowSums& row_sums, Output<kGroupBlocks>& o) {
+template <class S>
+__device__ __forceinline__ void clear(RowSums& row_sums, Output<S>& o) {
 #pragma unroll
   for (int row = 0; row < 2; ++row) row_sums[row] = PartSum{};
 #pragma unroll
-  for (int i = 0; i < kGroupBlocks; ++i) {
+  for (int i = 0; i < S::kGroupBlocks; ++i) {
 #pragma unroll
     for (int k = 0; k < 32; ++k) o[i][k] = 0.0f;
   }
@@ -167,10 +61,10 @@ __device__ __forceinline__ int64_t first_part_index(const Arguments& args, const
 }
 
 // The end of a part: into scratch memory, and the sums start anew.
-template <int kDim, int kGroupBlocks>
+template <class S>
 __device__ __forceinline__ void hand_over(const Arguments& args, const Work& work, const Part& part, int thread, RowSums& row_sums,
-                                          Output<kGroupBlocks>& o) {
-  constexpr int kVectors = Shape<kDim, kGroupBlocks>::kVectors;
+                                          Output<S>& o) {
+  constexpr int kVectors = S::kVectors;
   const int64_t index = first_part_index(args, work) + part.index;
   float4* place = args.parts + index * kVectors * kConsumers;
 #pragma unroll
@@ -183,7 +77,7 @@ __device__ __forceinline__ void hand_over(const Arguments& args, const Work& wor
   for (int row = 0; row < 2; ++row) {
     __stcg(sums + row * kConsumers, make_int2(row_sums[row].maximum, __float_as_int(row_sums[row].total)));
   }
-  clear<kGroupBlocks>(row_sums, o);
+  clear<S>(row_sums, o);
 }
 
 // Whether a CTA sums up a row in its registers.
@@ -208,19 +102,6 @@ __device__ __forceinline__ const Work& work_of(const SharedMemory<kDim>& shared,
   return shared.works[turn.row() % 4];
 }
 
-// Frees a tile's blocks that are keys only, of other CTAs' columns.
-template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void free_others(SharedMemory<kDim>& shared, const ConsumerTurn& turn, int tile) {
-  using S = Shape<kDim, kGroupBlocks>;
-  if constexpr (S::kColumnBlocks < S::kBlocks) {
-    const int column = ptx::uniform(work_of(shared, turn).column);
-#pragma unroll 1
-    for (int block = 0; block < S::kBlocks; ++block) {
-      if (block / S::kColumnBlocks != column) ptx::mbarrier_arrive(&shared.empty[tile][block]);
-    }
-  }
-}
-
 // The part that the calling warp is summing up; in shared memory, as it has no registers to spare.
 template <int kDim>
 __device__ __forceinline__ Part& this_part(SharedMemory<kDim>& shared) {
@@ -228,10 +109,10 @@ __device__ __forceinline__ Part& this_part(SharedMemory<kDim>& shared) {
 }
 
 // The consumers' work on the CTA's pieces of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
-template <int kDim, int kGroupBlocks>
-__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim>& shared, int group, ConsumerTurn& turn, RowSums& row_sums,
-                                        Output<kGroupBlocks>& o) {
-  constexpr bool kAll = Shape<kDim, kGroupBlocks>::kGroups == 2;  // warpgroups have columns
+template <class S>
+__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<S::kDim>& shared, int group, ConsumerTurn& turn, RowSums& row_sums,
+                                        Output<S>& o) {
+  constexpr bool kAll = S::kGroups == 2;  // warpgroups have columns
   uint32_t left;                                                  // pieces of the row << 16 | tiles of the part
   static_assert(kAttentionMaxKeys / kPieceKeys <= 0xffff);
   const auto begin_part = [&](const Part& part, int tile) {
@@ -249,41 +130,44 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
       begin_part(work.first_part, work.piece_begin * kTiles);
     }
   }
-  clear<kGroupBlocks>(row_sums, o);
+  clear<S>(row_sums, o);
 #pragma unroll 1
   for (; left >= 0x10000u; left -= 0x10000u) {
     TileWeights weights;
     {
       float s[kTileKeys / 2];
-      const uint2 mask = multiply_keys<kDim>(shared, group, turn.phase(), s);
+      const uint2 mask = multiply_keys<S::kDim>(shared, group, turn.phase(), s);
       if (left < 0x20000u) ptx::mbarrier_arrive(&shared.q_empty);
       weigh_keys(ptx::thread_here(), mask, args.logit_scale, s, weights);
-      free_others<kDim, kGroupBlocks>(shared, turn, group);
-      if (kAll && group == 0) store_sums<kDim>(shared, 0, ptx::thread_here(), weights);  // P itself beside the first product
-      if (group == 1) exchange_weights<kDim>(shared, ptx::thread_here(), turn.phase(), kAll, weights);
+      if (kAll && group == 0) store_sums<S::kDim>(shared, 0, ptx::thread_here(), weights);  // P itself beside the first product
+      if (group == 1) exchange_weights<S::kDim>(shared, ptx::thread_here(), turn.phase(), kAll, weights);
       if (!kAll && group == 1) {  // it has read tile 1, too
 #pragma unroll
-        for (int i = 0; i < Shape<kDim, kGroupBlocks>::kBlocks; ++i) ptx::mbarrier_arrive(&shared.empty[1][i]);
+        for (int i = 0; i < S::kBlocks; ++i) ptx::mbarrier_arrive(&shared.empty[1][i]);
       }
     }
 #pragma unroll 1
     for (int tile = 0; tile < kTiles && (kAll || group == 0); ++tile) {
       if (tile == 1) {
         if (group == 0) ptx::mbarrier_wait(&shared.p_full[1][ptx::thread_here() / 32 % 4], turn.phase());
-        load_weights<kDim>(shared, ptx::thread_here(), weights);
-        load_sums<kDim>(shared, 1, ptx::thread_here(), weights);
+        load_weights<S::kDim>(shared, ptx::thread_here(), weights);
+        load_sums<S::kDim>(shared, 1, ptx::thread_here(), weights);
         ptx::mbarrier_arrive(&shared.p_read[group ^ 1]);
       }
-      add_tile<kDim, kGroupBlocks>(shared, tile, first_block<kDim, kGroupBlocks>(work_of(shared, turn), group), weights, row_sums, o, [&] {
-        if (!kAll || tile == 1 || group == 1) return;
-        if (turn.is_storing()) ptx::mbarrier_wait(&shared.p_empty, turn.row() % 2 ^ 1);
-        store_weights<kDim>(shared, ptx::thread_here(), weights);
-        ptx::mbarrier_arrive(&shared.p_full[0][ptx::thread_here() / 32 % 4]);
-      });
+      const int slot = group * S::kGroupBlocks;
+      add_tile<S>(
+          uniform_descriptor(shared.keys[tile][slot]), weights, row_sums, o, [](int) {},
+          [&](int i) { ptx::mbarrier_arrive(&shared.empty[tile][slot + i]); },
+          [&] {
+            if (!kAll || tile == 1 || group == 1) return;
+            if (turn.is_storing()) ptx::mbarrier_wait(&shared.p_empty, turn.row() % 2 ^ 1);
+            store_weights<S::kDim>(shared, ptx::thread_here(), weights);
+            ptx::mbarrier_arrive(&shared.p_full[0][ptx::thread_here() / 32 % 4]);
+          });
       if ((--left & 0xffff) != 0) continue;
       const Work& work = work_of(shared, turn);
       const Part part = this_part(shared);
-      hand_over<kDim, kGroupBlocks>(args, work, part, ptx::thread_here(), row_sums, o);
+      hand_over<S>(args, work, part, ptx::thread_here(), row_sums, o);
       begin_part(next_part(work, part), part.tile_end);
     }
     if (kAll || group == 1) ptx::mbarrier_wait(&shared.p_read[group], turn.phase());
@@ -291,7 +175,7 @@ __device__ __forceinline__ void consume(const Arguments& args, SharedMemory<kDim
   }
 }
 
-// Waits until all CTAs that share a unit have handed over their parts: a cluster, or, where they are too many, CTAs that count their
+// Waits until all CTAs that share a unit's keys have handed over their parts: a cluster, or, where they are too many, CTAs that count their
 // arrivals. These are all resident: there are no more of them than SMs, and the next kernel of the stream can begin only when all have
 // begun. The counter is 0 again after the last one.
 __device__ __forceinline__ void meet(const Arguments& args, int unit, int thread) {
@@ -385,37 +269,37 @@ __device__ __forceinline__ void emit_block(Bf16* out, int num_heads, const Rotat
 // The output of a row that one CTA has summed up in registers. `staging`: 2 KiB of shared memory of each warp, where P was: of
 // warpgroup 0 a warp's heads of the high term, of warpgroup 1 of the low one, so that two warps with the same heads share nothing with
 // others.
-template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
+template <class S, AttentionOutput kOutput>
 __device__ __forceinline__ void emit_row(const Arguments& args, const Work& work, const RowOutput& output, int thread,
-                                         const RowSums& row_sums, const Output<kGroupBlocks>& o, uint8_t* staging) {
-  constexpr int kVectors = kOutputVectors<kDim, kOutput>;  // of dims: two of O
+                                         const RowSums& row_sums, const Output<S>& o, uint8_t* staging) {
+  constexpr int kVectors = kOutputVectors<S::kDim, kOutput>;  // of dims: two of O
   const int group = group_of(thread);
-  if (Shape<kDim, kGroupBlocks>::kGroups == 1 && group == 1) return;
+  if (S::kGroups == 1 && group == 1) return;
   const OutputHeads heads = work.heads;
-  const int first_slot = first_block<kDim, kGroupBlocks>(work, group);
+  const int first_slot = first_block<S>(work, group);
   HeadSums sums[2];
   normalise_heads(args.params, heads, output, thread, group == 0 && work.column == 0, row_sums, sums);
   if constexpr (kOutput == AttentionOutput::kBf16) {
     const int lane = thread % 32, first_row = thread / 32 % 4 * 16 + lane / 8;
     const int64_t head = static_cast<int64_t>(heads.row) * args.params.num_heads + heads.head_begin + first_row;
-    Bf16* out = static_cast<Bf16*>(args.params.out) + head * kDim + lane % 8 * 8;
+    Bf16* out = static_cast<Bf16*>(args.params.out) + head * S::kDim + lane % 8 * 8;
 #pragma unroll
-    for (int i = 0; i < kGroupBlocks; ++i) {
-      constexpr int kRotatedSlot = Units<kDim>::kRotatedSlot;
-      const bool is_rotated = i == kRotatedSlot % kGroupBlocks && first_slot + i == kRotatedSlot;  // the first term spares copies of code
-      emit_block<kDim>(out + Units<kDim>::block_at(first_slot + i) * kBlockDims, heads.num_heads - first_row, output.rotations, lane,
+    for (int i = 0; i < S::kGroupBlocks; ++i) {
+      constexpr int kRotatedSlot = Units<S::kDim>::kRotatedSlot;
+      const bool is_rotated = i == kRotatedSlot % S::kGroupBlocks && first_slot + i == kRotatedSlot;  // the first term spares copies of code
+      emit_block<S::kDim>(out + Units<S::kDim>::block_at(first_slot + i) * kBlockDims, heads.num_heads - first_row, output.rotations, lane,
                        is_rotated, sums, o[i], staging + thread / 32 * 2048);
     }
   } else {
 #pragma unroll
-    for (int first = 0; first < Shape<kDim, kGroupBlocks>::kVectors; first += 2 * kVectors) {
+    for (int first = 0; first < S::kVectors; first += 2 * kVectors) {
       float values[2 * kVectors][4];
 #pragma unroll
       for (int v = 0; v < 2 * kVectors; ++v) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) values[v][i] = o[(first + v) / 8][(first + v) % 8 * 4 + i];
       }
-      emit_vectors<kDim, kOutput>(args.params, heads, output, thread, dim_of_vector<kDim>(first_slot, first), sums, values);
+      emit_vectors<S::kDim, kOutput>(args.params, heads, output, thread, dim_of_vector<S::kDim>(first_slot, first), sums, values);
     }
   }
 }
@@ -485,10 +369,9 @@ __device__ __forceinline__ void add_groups(const Arguments& args, const Work& wo
 // The output of a row whose parts are in scratch memory: every warp of the CTAs that share it adds up what a warp of a CTA had, some
 // vectors of it at a time. Where there are fewer such shares than warps, the warps of a CTA have groups of one share, which meet in
 // shared memory, in place of P.
-template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
-__device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<kDim>& shared, const Work& work, const RowOutput& output) {
-  using S = Shape<kDim, kGroupBlocks>;
-  constexpr int kVectors = 2 * kOutputVectors<kDim, kOutput>;
+template <class S, AttentionOutput kOutput>
+__device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<S::kDim>& shared, const Work& work, const RowOutput& output) {
+  constexpr int kVectors = 2 * kOutputVectors<S::kDim, kOutput>;
   constexpr int kAtOnce = kVectors <= 2 ? 10 : kVectors <= 4 ? 4 : 1;
   constexpr int kSources = 4 * S::kGroups, kItems = S::kVectors / kVectors * kSources;
   constexpr int kColumnSets = S::kBlocks / S::kColumnBlocks;
@@ -526,7 +409,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
       ptx::named_barrier_sync(kRowBarrier, kConsumers);
     }
     if (by_groups && warp > 0) continue;
-    const int first_slot = first_block<kDim, kGroupBlocks>(work, source / kGroupThreads);
+    const int first_slot = first_block<S>(work, source / kGroupThreads);
     HeadSums sums[2];
     normalise_heads(args.params, work.heads, output, source, source < kGroupThreads && work.column == 0 && first == 0, share.sums, sums);
     float values[kVectors][4];
@@ -537,21 +420,21 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
       values[v][2] = share.values[v].z;
       values[v][3] = share.values[v].w;
     }
-    emit_vectors<kDim, kOutput>(args.params, work.heads, output, source, dim_of_vector<kDim>(first_slot, first), sums, values);
+    emit_vectors<S::kDim, kOutput>(args.params, work.heads, output, source, dim_of_vector<S::kDim>(first_slot, first), sums, values);
   }
 }
 
-template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
-__device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory<kDim>& shared) {
-  constexpr bool kAll = Shape<kDim, kGroupBlocks>::kGroups == 2;  // warpgroups have columns
+template <class S, AttentionOutput kOutput>
+__device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory<S::kDim>& shared) {
+  constexpr bool kAll = S::kGroups == 2;  // warpgroups have columns
   int unit = first_turn(args).unit;
   const int group = group_of(ptx::thread_here());
   ConsumerTurn turn;
 #pragma unroll 1
   while (unit < args.num_units) {
     if (turn.row() == 0) {
-      QueryCopy<kDim, kConsumers>::begin(args.params, heads_of(args, ptx::computed_here(unit)), shared, ptx::thread_here());
-      QueryCopy<kDim, kConsumers>::end(shared, ptx::thread_here());
+      QueryCopy<S::kDim, kConsumers>::begin(args.params, heads_of(args, ptx::computed_here(unit)), shared, ptx::thread_here());
+      QueryCopy<S::kDim, kConsumers>::end(shared, ptx::thread_here());
       ptx::named_barrier_sync(kRowBarrier, kConsumers);
     } else {
       ptx::mbarrier_wait(&shared.q_full, turn.row() % 2 ^ 1);
@@ -570,14 +453,22 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
       if (first_turn(args).rank == 0 && work.column == 0) write_padding(args.params, work.heads, ptx::thread_here(), kConsumers);
     } else {
       RowSums row_sums;
-      Output<kGroupBlocks> o;
-      consume<kDim, kGroupBlocks>(args, shared, group, turn, row_sums, o);
+      Output<S> o;
+      if constexpr (S::kIsTeam) {
+        clear<S>(row_sums, o);
+        consume_of_team<S>(args, shared, group, row_sums, o);
+        if (const Work& work_done = work_of(shared, turn); work_done.has_pieces() && !is_alone(args, work_done)) {
+          hand_over<S>(args, work_done, work_done.first_part, ptx::thread_here(), row_sums, o);
+        }
+      } else {
+        consume<S>(args, shared, group, turn, row_sums, o);
+      }
       ptx::mbarrier_wait(&shared.output_full[turn.row() % 2], turn.row() / 2 % 2);
       const Work& work_done = work_of(shared, turn);
       const RowOutput& output = shared.outputs[turn.row() % 2];
       if (is_alone(args, work_done)) {
         if (first_turn(args).rank == 0) {
-          emit_row<kDim, kGroupBlocks, kOutput>(args, work_done, output, ptx::thread_here(), row_sums, o, shared.p[0]);
+          emit_row<S, kOutput>(args, work_done, output, ptx::thread_here(), row_sums, o, shared.p[0]);
         }
       } else {
         if (args.split > 1) {
@@ -585,7 +476,7 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
         } else {
           ptx::named_barrier_sync(kRowBarrier, kConsumers);
         }
-        emit_shares<kDim, kGroupBlocks, kOutput>(args, shared, work_done, output);
+        emit_shares<S, kOutput>(args, shared, work_done, output);
         if (args.split == 1) ptx::named_barrier_sync(kRowBarrier, kConsumers);  // the parts may be overwritten
       }
     }
@@ -594,10 +485,11 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
   }
 }
 
-// Two threads do, barrier by barrier: their addresses are then known, where those of a thread each would be taken one after the other.
-template <int kDim, int kGroups>
-__device__ __forceinline__ void init_barriers(SharedMemory<kDim>& shared) {
-  using U = Units<kDim>;
+// Two or three threads do, barrier by barrier: their addresses are then known, where those of a thread each would be taken one after the other.
+template <class S>
+__device__ __forceinline__ void init_barriers(SharedMemory<S::kDim>& shared) {
+  using U = Units<S::kDim>;
+  constexpr bool kBothReadTile1 = !S::kIsTeam && S::kGroups == 1;
   constexpr int kMovers = (U::kCoded > 0 ? kProducers : 0) + kFinders;  // of the last blocks of a tile, coded and rotated
   if (ptx::thread_here() == 0) {
 #pragma unroll
@@ -606,7 +498,7 @@ __device__ __forceinline__ void init_barriers(SharedMemory<kDim>& shared) {
       for (int i = 0; i < U::kFills; ++i) ptx::mbarrier_init(&shared.full[tile][i], i == U::kRotatedSlot / 2 ? kMovers : kProducers);
 #pragma unroll
       for (int i = 0; i < U::kBlocks; ++i) {
-        ptx::mbarrier_init(&shared.empty[tile][i], kGroups == 1 && tile == 1 ? kConsumers : kGroupThreads);  // both read it
+        ptx::mbarrier_init(&shared.empty[tile][i], kBothReadTile1 && tile == 1 ? kConsumers : kGroupThreads);
       }
     }
   } else if (ptx::thread_here() == kGroupThreads) {
@@ -625,50 +517,57 @@ __device__ __forceinline__ void init_barriers(SharedMemory<kDim>& shared) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) ptx::mbarrier_init(&shared.p_read[i], kGroupThreads);
     ptx::mbarrier_init(&shared.p_empty, kGroupThreads);
+  } else if (S::kIsTeam && ptx::thread_here() == 2 * kGroupThreads) {
+    init_team_barriers<S>(shared.team);
   }
 }
 
-template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
+template <class S, AttentionOutput kOutput>
 __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Arguments args) {
   extern __shared__ __align__(kSwizzleAtomBytes) uint8_t memory[];
-  using Memory = SharedMemory<kDim>;
+  using Memory = SharedMemory<S::kDim>;
   Memory& shared = *reinterpret_cast<Memory*>(memory);
-  init_barriers<kDim, Shape<kDim, kGroupBlocks>::kGroups>(shared);
+  init_barriers<S>(shared);
   ptx::fence_barrier_init();
   __syncthreads();
   ptx::touch_constants(args);
   ptx::grid_dependency_wait();
   ptx::grid_launch_dependents();
+  if (S::kIsTeam && args.is_cluster) clear_image_counts(args);
   if (ptx::thread_here() >= kConsumers + kProducers) {
     ptx::decrease_registers<kFinderRegisters>();
-    find_keys<kDim>(args, shared);
+    if constexpr (S::kIsTeam) {
+      find_keys_of_team<S>(args, shared);
+    } else {
+      find_keys<S::kDim>(args, shared);
+    }
   } else if (ptx::thread_here() >= kConsumers) {
     ptx::decrease_registers<kProducerRegisters>();
-    if constexpr (Units<kDim>::kCoded > 0) produce<kDim>(shared);
+    if constexpr (Units<S::kDim>::kCoded > 0) produce<S>(shared);
+    if constexpr (S::kIsTeam) produce_values<S>(shared);
   } else {
     ptx::increase_registers<kConsumerRegisters>();
-    consume_rows<kDim, kGroupBlocks, kOutput>(args, shared);
+    consume_rows<S, kOutput>(args, shared);
   }
 }
 
-template <int kDim, int kGroupBlocks, AttentionOutput kOutput>
+template <class S, AttentionOutput kOutput>
 void launch_kernel(Context& context, const AttentionPlan& plan, const Arguments& args) {
   LaunchConfig config;
   config.grid = dim3(static_cast<unsigned>(plan.num_ctas));
   config.block = dim3(kThreads);
-  config.shared_bytes = sizeof(SharedMemory<kDim>);
-  if (plan.is_cluster()) config.cluster_size = plan.split;
-  launch(context, "attention", attention_kernel<kDim, kGroupBlocks, kOutput>, config, args);
+  config.shared_bytes = sizeof(SharedMemory<S::kDim>);
+  config.cluster_size = plan.cluster_size;
+  launch(context, "attention", attention_kernel<S, kOutput>, config, args);
 }
 
-template <int kDim, int kGroupBlocks>
+template <class S>
 void launch_attention(Context& context, const AttentionParams& params, const AttentionPlan& plan) {
-  using S = Shape<kDim, kGroupBlocks>;
   constexpr int kColumns = S::kBlocks / S::kColumnBlocks;  // sets of columns
   Arguments args{};
   args.params = params;
-  args.ring_page_bytes = KvEntryLayout{kDim}.page_bytes(params.ring.ring_size);
-  args.entry_page_bytes = params.entries.data == nullptr ? 0 : KvEntryLayout{kDim}.page_bytes(params.entries.entries_per_page);
+  args.ring_page_bytes = KvEntryLayout{S::kDim}.page_bytes(params.ring.ring_size);
+  args.entry_page_bytes = params.entries.data == nullptr ? 0 : KvEntryLayout{S::kDim}.page_bytes(params.entries.entries_per_page);
   args.logit_scale = params.softmax_scale * kLog2E;
   const int num_head_tiles = (params.num_heads + kHeadTile - 1) / kHeadTile;
   args.num_units = params.batch.num_tokens * num_head_tiles * kColumns;
@@ -676,10 +575,19 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
   args.num_pieces = plan.num_pieces;
   args.counts = plan.counts;
   args.max_parts = plan.max_parts;
-  args.parts = static_cast<float4*>(params.scratch);
+  uint8_t* scratch = static_cast<uint8_t*>(params.scratch);
+  if (S::kIsTeam) {
+    const int num_teams = plan.num_ctas / kColumns;
+    args.images = scratch;
+    args.team_tiles = plan.team_tiles();
+    scratch += int64_t{num_teams} * plan.team_tiles() * kTileImageBytes;
+    args.image_counts = plan.cluster_size > 1 ? reinterpret_cast<uint32_t*>(scratch) : context.arrivals + kMaxArrivals;
+    scratch += int64_t{num_teams} * kTeamCounters * sizeof(uint32_t);
+  }
+  args.parts = reinterpret_cast<float4*>(scratch);
   const int64_t num_parts = static_cast<int64_t>(plan.num_ctas / plan.split) * plan.max_parts;
   args.part_sums = reinterpret_cast<PartSum*>(args.parts + num_parts * S::kVectors * kConsumers);
-  args.is_cluster = plan.is_cluster();
+  args.is_cluster = plan.cluster_size > 1;
   args.arrivals = context.arrivals;
   args.columns = Divisor(kColumns);
   args.head_tiles = Divisor(num_head_tiles);
@@ -691,14 +599,14 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
   }
   switch (params.output) {
     case AttentionOutput::kBf16:
-      return launch_kernel<kDim, kGroupBlocks, AttentionOutput::kBf16>(context, plan, args);
+      return launch_kernel<S, AttentionOutput::kBf16>(context, plan, args);
     case AttentionOutput::kFp32:
-      return launch_kernel<kDim, kGroupBlocks, AttentionOutput::kFp32>(context, plan, args);
+      return launch_kernel<S, AttentionOutput::kFp32>(context, plan, args);
     case AttentionOutput::kFp8:
-      if constexpr (kColumns == 1) return launch_kernel<kDim, kGroupBlocks, AttentionOutput::kFp8>(context, plan, args);
+      if constexpr (kColumns == 1) return launch_kernel<S, AttentionOutput::kFp8>(context, plan, args);
       break;  // not planned
     case AttentionOutput::kFp4:
-      if constexpr (kColumns == 1) return launch_kernel<kDim, kGroupBlocks, AttentionOutput::kFp4>(context, plan, args);
+      if constexpr (kColumns == 1) return launch_kernel<S, AttentionOutput::kFp4>(context, plan, args);
       break;
   }
 }
@@ -720,15 +628,16 @@ void attention(Context& context, const AttentionParams& params) {
   const AttentionPlan plan = make_attention_plan(params, context.num_sms, context.arrivals != nullptr);
   switch (params.head_dim) {
     case 64:
-      return launch_attention<64, 1>(context, params, plan);
+      return launch_attention<Shape<64, 1>>(context, params, plan);
     case 128:
-      return launch_attention<128, 2>(context, params, plan);
+      return launch_attention<Shape<128, 2>>(context, params, plan);
     case 256:
-      return launch_attention<256, 2>(context, params, plan);
+      return launch_attention<Shape<256, 4>>(context, params, plan);
     default:
-      if (plan.columns == 4) return launch_attention<512, 1>(context, params, plan);
-      if (plan.columns == 2) return launch_attention<512, 2>(context, params, plan);
-      return launch_attention<512, 4>(context, params, plan);
+      if (plan.columns == 8) return launch_attention<Shape<512, 1>>(context, params, plan);
+      if (plan.columns == 4) return launch_attention<Shape<512, 2>>(context, params, plan);
+      if (plan.columns == 2) return launch_attention<Shape<512, 4>>(context, params, plan);
+      return launch_attention<Shape<512, 8>>(context, params, plan);
   }
 }
 

@@ -61,7 +61,7 @@ __device__ __forceinline__ void move_rotated(SharedMemory<kDim>& shared, uint32_
   const KeyPlaces& places = shared.places[turn % 2];
   ptx::mbarrier_wait(&shared.places_full[turn % 2], turn / 2 % 2);
 #pragma unroll 1
-  for (int tile = 0; tile < kTiles; ++tile) {
+  for (int tile = 0; tile < shared.num_tiles[turn % 2]; ++tile) {
     const int finder = this_finder();
     const uint8_t* const* values = places.values + tile * kTileKeys;
     const uint32_t chunk = ptx::shared_address(shared.keys[tile][kSlot]) + swizzled_offset(finder / 4, 2 * (finder % 4));
@@ -87,18 +87,28 @@ __device__ __forceinline__ void move_rotated(SharedMemory<kDim>& shared, uint32_
   ptx::mbarrier_arrive(&shared.places_empty[turn % 2]);
 }
 
-// Where the keys of piece `piece` of a row are, for the producers, as the CTA's piece `turn`.
+// Where the keys of a piece of `num_tiles` tiles of a row are, for the producers, as the CTA's piece `turn`. `key`: the finder's.
 template <int kDim>
-__device__ __forceinline__ void find_places(const Arguments& args, SharedMemory<kDim>& shared, const Work& work, int piece, uint32_t turn) {
-  const int key = piece * kPieceKeys + this_finder(), entry = find_entry(args, work, key);
+__device__ __forceinline__ void find_places(const Arguments& args, SharedMemory<kDim>& shared, const Work& work, int key, int num_tiles,
+                                            uint32_t turn) {
+  const int entry = find_entry(args, work, key);
   const EntryPlace place = locate<kDim>(args, work, key, entry, find_page(args, work, key, entry));
   if (turn == 0 && entry >= 0) prefetch_entry<kDim>(place);
   KeyPlaces& places = shared.places[turn % 2];
   ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);
   places.values[this_finder()] = place.values;
-  if (this_finder() == 0) shared.is_end[turn % 2] = false;
+  if (this_finder() == 0) shared.num_tiles[turn % 2] = num_tiles;
   ptx::mbarrier_arrive(&shared.places_full[turn % 2]);
   load_scales<kDim>(place.scales, places.scales[this_finder()], &shared.scales_full[turn % 2]);
+}
+
+// Says that there is no piece `turn`.
+template <int kDim>
+__device__ __forceinline__ void end_places(SharedMemory<kDim>& shared, uint32_t turn) {
+  ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);
+  shared.places[turn % 2].values[this_finder()] = nullptr;
+  if (this_finder() == 0) shared.num_tiles[turn % 2] = 0;
+  ptx::mbarrier_arrive(&shared.places_full[turn % 2]);
 }
 
 // What a row needs beside its keys: its Q, when the keys of the row before are multiplied (the first row's the consumers load), and what
@@ -140,7 +150,7 @@ __device__ __forceinline__ void find_keys(const Arguments& args, SharedMemory<kD
     do {
       uint32_t moved_end = turn;  // all of the row before; then one behind, but for the first one
       if (piece < work.piece_end) {
-        find_places(args, shared, work, piece, turn);
+        find_places(args, shared, work, piece * kPieceKeys + this_finder(), kTiles, turn);
         if (turn++ == 0) moved_end = 1;
       }
 #pragma unroll 1
@@ -149,10 +159,7 @@ __device__ __forceinline__ void find_keys(const Arguments& args, SharedMemory<kD
       find_rest(args, shared, work, row, unit);
     } while (++piece < work.piece_end);
   }
-  ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);
-  shared.places[turn % 2].values[this_finder()] = nullptr;
-  if (this_finder() == 0) shared.is_end[turn % 2] = true;
-  ptx::mbarrier_arrive(&shared.places_full[turn % 2]);
+  end_places(shared, turn);
   if (num_moved < turn) move_rotated(shared, num_moved);
   ptx::async_load_wait_all();
 }

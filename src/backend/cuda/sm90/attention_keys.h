@@ -20,18 +20,20 @@ inline constexpr int kThreads = kConsumers + kProducers + kFinders;
 static_assert(kFinders == kPieceKeys && kProducers / 32 * 16 == kTileKeys);
 inline constexpr float kLog2E = 1.44269504088896340736f;
 
-// Shapes that follow from head_dim and the blocks of 64 columns that a warpgroup has.
-template <int kDim, int kGroupBlocks>
+// Shapes that follow from head_dim and the blocks of 64 columns of O that a CTA has: all, or, of a team (attention_team.h), a share.
+template <int kHeadDim, int kCtaBlocks>
 struct Shape {
-  static constexpr int kBlocks = kDim / kBlockDims;
-  static constexpr int kGroups = kBlocks <= 2 ? 1 : 2;          // warpgroups that have columns of O
-  static constexpr int kColumnBlocks = kGroups * kGroupBlocks;  // of a CTA
-  static constexpr int kVectors = 8 * kGroupBlocks;             // of four values, of a thread
+  static constexpr int kDim = kHeadDim;
+  static constexpr int kBlocks = kDim / kBlockDims, kColumnBlocks = kCtaBlocks;
+  static constexpr bool kIsTeam = kColumnBlocks < kBlocks;
+  static constexpr int kGroups = kBlocks <= 2 || kColumnBlocks == 1 ? 1 : 2;  // warpgroups that have columns
+  static constexpr int kGroupBlocks = kColumnBlocks / kGroups;                // of such a warpgroup
+  static constexpr int kVectors = 8 * kGroupBlocks;                           // of four values, of a thread
 };
 
 // O of a thread: of rows g and g + 8 of its warp's 16 heads, of blocks of 64 columns.
-template <int kGroupBlocks>
-using Output = float[kGroupBlocks][32];
+template <class S>
+using Output = float[S::kGroupBlocks][32];
 
 // What the output of a row needs beside its sums.
 struct RowOutput {
@@ -68,6 +70,17 @@ struct Units {
 
 inline constexpr int kPairBytes = 2 * 32 * 16;  // two words of a warp's lanes
 
+// Of a team's CTA (attention_team.h).
+struct TeamBarriers {
+  static constexpr int kValueBlocks = 8, kImages = 7;
+  uint64_t places_full;                // of all keys
+  uint64_t q_done;                     // the CTA's last S: its shared memory is free for V and P
+  uint64_t values_full[kValueBlocks];  // blocks of 64 dims × 64 keys
+  uint64_t values_empty[kValueBlocks];
+  uint64_t images_full[kImages];  // P of tiles
+  uint64_t images_empty[kImages];
+};
+
 template <int kDim>
 struct SharedMemory {
   static constexpr int kBlocks = kDim / kBlockDims;
@@ -81,7 +94,7 @@ struct SharedMemory {
   PartSum sums[kTiles][kHeadTile];                                                   // of tiles' keys
   uint2 key_masks[kTiles];                                                           // bit k: there is a key k of the tile
   Part consumer_parts[kWarps];
-  bool is_end[2];  // instead of a piece
+  int num_tiles[2];  // of pieces, in turns; 0: there is no piece any more
   static constexpr int kFills = Units<kDim>::kFills;
   uint64_t full[kTiles][kFills];
   uint64_t empty[kTiles][kBlocks];
@@ -96,6 +109,7 @@ struct SharedMemory {
   uint64_t p_full[kTiles][kWarps / 2];
   uint64_t p_read[2];  // [g]: the other warpgroup than g has read P of tile 1
   uint64_t p_empty;    // warpgroup 1 has stored its output of the row before
+  TeamBarriers team;
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
@@ -141,8 +155,9 @@ struct Turn {
 __device__ __forceinline__ Turn first_turn(const Arguments& args) {
   const int cta = ptx::cta_here();
   if (args.split == 1) return {cta, ptx::computed_here(static_cast<int>(gridDim.x)), 0};
-  const int unit = args.splits.quotient(cta);
-  return {unit, args.num_units, cta - unit * args.split};
+  const int num_columns = static_cast<int>(args.columns.value);  // of a team, whose CTAs are neighbours
+  const int team = args.columns.quotient(cta), tile = args.splits.quotient(team);
+  return {tile * num_columns + cta - team * num_columns, args.num_units, team - tile * args.split};
 }
 
 // A lane's 16 dims of a key into a block, whose first chunk is at `first` and the other beside it.
@@ -153,9 +168,9 @@ __device__ __forceinline__ void store_key(uint32_t first, uint32_t offset, const
 
 // The producers: the coded dims of the CTA's keys into shared memory, piece by piece as the finders say, tile 0, then tile 1, block by
 // block.
-template <int kDim>
-__device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
-  using U = Units<kDim>;
+template <class S>
+__device__ __forceinline__ void produce(SharedMemory<S::kDim>& shared) {
+  using U = Units<S::kDim>;
   constexpr int kTileBytes = U::kBlocks * kBlockBytes, kAhead = U::kPairsAhead;
   static_assert(U::kCoded > 0 && U::kCoded >= kAhead - 1);
   const int producer = threadIdx.x - kConsumers;
@@ -164,7 +179,7 @@ __device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) words_at[i] = ptx::shared_address(shared.words[producer / 32][i]) + producer % 32 * 16;
   ptx::mbarrier_wait(&shared.places_full[0], 0);
-  if (shared.is_end[0]) return;
+  if (shared.num_tiles[0] == 0) return;
   QuadKeys keys = quad_keys(shared.places[0], 0);
 #pragma unroll
   for (int pair = 0; pair < kAhead; ++pair) {
@@ -181,6 +196,10 @@ __device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
       const int tile = pair / U::kCoded, slot = U::coded_slot(pair % U::kCoded), block = U::block_at(slot), next = pair + kAhead;
       const uint32_t place = words_at[pair % kAhead];
       if (slot == 0) {
+        if (S::kIsTeam && tile == 1 && shared.num_tiles[turn % 2] == 1) {  // only a team's last piece
+          ptx::async_load_wait_all();
+          return;
+        }
         if (tile == 0) ptx::mbarrier_wait(&shared.scales_full[turn % 2], turn / 2 % 2);
         const uint2* of_quad = places.scales + tile * kTileKeys + first_key(this_producer());
         scales[0] = of_quad[0];
@@ -211,7 +230,7 @@ __device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
       for (int i = 0; i < kAhead; ++i) words_at[i] = moved[i];
     }
     ++turn;
-  } while (!shared.is_end[turn % 2]);
+  } while (shared.num_tiles[turn % 2] > 0);
   ptx::async_load_wait_all();
 }
 

@@ -76,35 +76,73 @@ constexpr PartCounts count_parts(int num_pieces, int split) {
 }
 
 struct AttentionPlan {
-  int columns = 1;    // sets of columns of the output; each has CTAs of its own
-  int split = 1;      // CTAs that share a row's keys
-  int max_parts = 0;  // of a row in scratch memory
+  int columns = 1;       // sets of columns of the output; more than one: those of a team's CTAs (attention_team.h), which have a group
+  int split = 1;         // CTAs, or teams, that share a row's keys
+  int cluster_size = 1;  // CTAs that wait for each other as a cluster
+  int max_parts = 0;     // of a row in scratch memory
   int num_ctas = 0;
   int num_pieces = 0;  // of the longest row
   PartCounts counts;   // of that row
 
-  // Whether the CTAs that share a row are a cluster: where so many clusters are sure to be resident. They lie within GPCs, of which some
-  // have fewer than 16 SMs.
-  bool is_cluster() const { return split > 1 && split <= 16 && num_ctas / split <= 6 * (16 / split); }
+  // Tiles of a team's longest group.
+  int team_tiles() const { return counts.pieces(0) * kTiles; }
 };
+
+inline constexpr int kTileImageBytes = 2 * kHeadTile * kTileKeys * 2 + kHeadTile * 8;  // P of a tile, two terms, and its sums
 
 namespace attention_plan {
 
 constexpr int kPartThreads = 256;
 
+// Whether so many clusters are sure to be resident. They lie within GPCs, of which some have fewer than 16 SMs.
+constexpr bool fits_clusters(int num_clusters, int cluster_size) {
+  return cluster_size <= 16 && num_clusters <= 6 * (16 / cluster_size);
+}
+
+// Whether one warpgroup has all columns of a CTA.
+constexpr bool has_one_group(int head_dim, int columns) { return head_dim <= 128 || head_dim / columns == 64; }
+
 // Of a CTA's sums in scratch memory. Threads of a warpgroup without columns have a place as well.
 inline int64_t part_bytes(int head_dim, int columns) {
-  return static_cast<int64_t>(kHeadTile) * head_dim * 4 * (head_dim <= 128 ? 2 : 1) / columns + kPartThreads * 2 * 8;
+  return static_cast<int64_t>(kHeadTile) * head_dim * 4 * (has_one_group(head_dim, columns) ? 2 : 1) / columns + kPartThreads * 2 * 8;
+}
+
+// What adding up a row's parts takes, by all CTAs that share it.
+inline double sum_cycles(const AttentionParams& params, const AttentionPlan& plan) {
+  const int num_groups = plan.counts.num_groups, num_parts = num_groups * plan.counts.group_parts();
+  const double items = params.head_dim / 64.0 / plan.columns * 4 * 8, num_warps = 8.0 * plan.split;
+  const bool by_groups = plan.columns > 1 && num_groups > 1 && items < num_warps;  // a CTA an item, a warp a group: emit_shares()
+  const double rounds = std::max(1.0, items / (by_groups ? plan.split : num_warps));
+  const int chain = by_groups ? (num_groups + 7) / 8 * plan.counts.group_parts() + num_groups : num_parts;  // one after the other
+  return rounds * (500 + chain * 150.0);
+}
+
+// cost() of teams.
+inline double team_cost(const AttentionParams& params, int num_sms, AttentionPlan& plan) {
+  const int num_teams = params.batch.num_tokens * ((params.num_heads + kHeadTile - 1) / kHeadTile) * plan.split;
+  if (num_teams * static_cast<int64_t>(plan.columns) > num_sms) return -1;  // CTAs wait for each other: all must be resident
+  if (plan.split == 1 ? plan.cluster_size > 1 && !fits_clusters(num_teams, plan.columns) : plan.cluster_size > 1) return -1;
+  if (plan.cluster_size == 1 && (num_teams > kMaxTeams || num_teams / plan.split * plan.columns > kMaxArrivals)) return -1;
+  plan.num_ctas = num_teams * plan.columns;
+  plan.max_parts = plan.split > 1 ? plan.counts.num_groups : 0;
+  const int64_t parts = static_cast<int64_t>(plan.num_ctas) * plan.max_parts / plan.split * part_bytes(params.head_dim, plan.columns);
+  const int64_t images = static_cast<int64_t>(num_teams) * (plan.team_tiles() * kTileImageBytes + kTeamCounters * 4);
+  if (images + parts > params.scratch_bytes) return -1;
+  const int own = (plan.team_tiles() + plan.columns - 1) / plan.columns;
+  const int blocks = params.head_dim / 64 / plan.columns / (has_one_group(params.head_dim, plan.columns) ? 1 : 2);  // of a warpgroup
+  const double cycles = 9500 + own * 3200 + plan.team_tiles() * (150 + 400.0 * blocks) + 1000 + 500 * blocks;
+  return plan.split == 1 ? cycles : cycles + 4000 + sum_cycles(params, plan);
 }
 
 // Cycles of one H200 that the slowest CTA takes for rows of the plan's pieces (docs/kernels/attention.md); sets the plan's parts and
 // CTAs. Negative: the plan does not do.
 inline double cost(const AttentionParams& params, int num_sms, AttentionPlan& plan) {
-  const int num_units = params.batch.num_tokens * ((params.num_heads + kHeadTile - 1) / kHeadTile) * plan.columns;
+  if (plan.columns > 1) return team_cost(params, num_sms, plan);
+  const int num_units = params.batch.num_tokens * ((params.num_heads + kHeadTile - 1) / kHeadTile);
   const PartCounts& counts = plan.counts;
   const int num_pieces = plan.num_pieces, num_groups = counts.num_groups;
-  const int64_t bytes = part_bytes(params.head_dim, plan.columns);
-  const double share = params.head_dim / 512.0 / plan.columns;
+  const int64_t bytes = part_bytes(params.head_dim, 1);
+  const double share = params.head_dim / 512.0;
   const double piece_cycles = 2500 + 8000 * (params.head_dim / 512.0) + 2500 * share;
   const double start_cycles = 10000, store_cycles = 500 + 5500 * share, output_cycles = 5000 * share;
   if (plan.split == 1) {
@@ -136,13 +174,8 @@ inline double cost(const AttentionParams& params, int num_sms, AttentionPlan& pl
       run_cycles = std::max({run_cycles, first * piece_cycles + store_cycles, other * (piece_cycles + kTiles * store_cycles)});
     }
   }
-  const int num_parts = num_groups * counts.group_parts();
-  const double traffic_cycles = 2.0 * num_units * num_parts * bytes / 2000;  // parts written and read, all CTAs
-  const double items = params.head_dim / 64.0 / plan.columns * 4 * 8, num_warps = 8.0 * plan.split;
-  const bool by_groups = plan.columns > 1 && num_groups > 1 && items < num_warps;  // a CTA an item, a warp a group: emit_shares()
-  const double rounds = std::max(1.0, items / (by_groups ? plan.split : num_warps));
-  const int chain = by_groups ? (num_groups + 7) / 8 * counts.group_parts() + num_groups : num_parts;  // added up one after the other
-  return start_cycles + run_cycles + 3000 + traffic_cycles + rounds * (500 + chain * 150.0);
+  const double traffic_cycles = 2.0 * num_units * num_groups * counts.group_parts() * bytes / 2000;  // parts written and read, all CTAs
+  return start_cycles + run_cycles + 3000 + traffic_cycles + sum_cycles(params, plan);
 }
 
 }  // namespace attention_plan
@@ -161,16 +194,24 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
   const bool quantises = params.output == AttentionOutput::kFp8 || params.output == AttentionOutput::kFp4;
   AttentionPlan best;
   double lowest = -1;
-  for (int columns = 1; columns <= (params.head_dim == 512 && !quantises ? 4 : 1); columns *= 2) {
-    for (int split = 1; split <= most_ctas && split <= num_sms; ++split) {
+  for (int columns = 1; columns <= (params.head_dim == 512 && !quantises ? 8 : 1); columns *= 2) {
+    for (int split = columns > 1 ? num_groups : 1; split <= (columns > 1 ? num_groups : most_ctas) && split <= num_sms; ++split) {
       AttentionPlan plan;
       plan.columns = columns;
       plan.split = split;
       plan.num_pieces = num_pieces;
       plan.counts = count_parts(num_pieces, split);
+      if (columns > 1) plan.cluster_size = has_arrivals ? 1 : columns;
       const double cost = attention_plan::cost(params, num_sms, plan);
       if (cost < 0 || (lowest >= 0 && cost >= lowest)) continue;
-      if (split > 1 && !plan.is_cluster() && (!has_arrivals || plan.num_ctas / split > kMaxArrivals)) continue;
+      if (columns == 1 && split > 1) {
+        const int num_units = plan.num_ctas / split;
+        if (attention_plan::fits_clusters(num_units, split)) {
+          plan.cluster_size = split;
+        } else if (!has_arrivals || num_units > kMaxArrivals) {
+          continue;
+        }
+      }
       lowest = cost;
       best = plan;
     }
@@ -178,7 +219,7 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
   if (lowest < 0) {
     fail_line(
         "attention: %lld bytes of scratch, expected at least %lld for %lld keys", static_cast<long long>(params.scratch_bytes),
-        static_cast<long long>(num_groups * attention_plan::part_bytes(params.head_dim, params.head_dim == 512 && !quantises ? 4 : 1)),
+        static_cast<long long>(num_groups * attention_plan::part_bytes(params.head_dim, 1)),
         static_cast<long long>(num_keys));
   }
   return best;

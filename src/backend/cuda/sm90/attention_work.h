@@ -23,8 +23,11 @@ struct Arguments {
   int max_parts;       // of a unit in scratch memory
   float4* parts;       // [unit, max_parts, vector, thread]; without sharing [CTA, max_parts, vector, thread]
   PartSum* part_sums;  // the same with [2, thread]
-  bool is_cluster;     // those CTAs
+  bool is_cluster;     // those CTAs, or a team's
   uint32_t* arrivals;  // of those CTAs, by unit, where they are no cluster
+  uint8_t* images;     // of P, of teams: [team, team_tiles] TileImage
+  int team_tiles;
+  uint32_t* image_counts;  // [team, kTeamCounters]: arrivals of the warps that write a tile's image; the last one: of CTAs that leave
   Divisor columns;
   Divisor head_tiles;
   Divisor splits;
@@ -127,7 +130,10 @@ __device__ __forceinline__ Work find_work(const Arguments& args, int unit, int r
   work.first_place = args.ring_size.remainder(num_positions - work.num_window);
   work.num_keys = work.num_window + min(num_entries, most_entries);
   const int num_pieces = (work.num_keys + kPieceKeys - 1) / kPieceKeys;
-  work.counts = num_pieces == args.num_pieces ? args.counts : count_parts(num_pieces, args.split);
+  const bool is_team = args.columns.value > 1;  // which has whole groups
+  work.counts = num_pieces == args.num_pieces
+                    ? args.counts
+                    : count_parts(num_pieces, is_team ? min(args.split, num_piece_groups(num_pieces)) : args.split);
   find_pieces(args, rank, work);
   return work;
 }
