@@ -13,6 +13,11 @@ __device__ __forceinline__ uint32_t add_release(uint32_t* counter, uint32_t valu
   return before;
 }
 
+// The same where nobody asks for what was there, and nothing is to be seen of others.
+__device__ __forceinline__ void count_release(uint32_t* counter, uint32_t value) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
+}
+
 __device__ __forceinline__ uint32_t load_acquire(const uint32_t* counter) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");

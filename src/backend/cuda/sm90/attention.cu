@@ -378,7 +378,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
   using ShareOf = Share<kVectors>;
   constexpr int kMostShares = static_cast<int>(sizeof(shared.p) / (32 * sizeof(ShareOf)));  // one of them the sum
   constexpr int kGroupsAtOnce = kMostShares - 1 < kWarps ? kMostShares - 1 : kWarps;
-  const int thread = ptx::thread_here(), warp = thread / 32, rank = first_turn(args).rank;
+  const int thread = ptx::thread_here(), warp = thread / 32, rank = first_turn_of<S>(args).rank;
   const int num_groups = work.counts.num_groups;
   const bool by_groups = kColumnSets > 1 && num_groups > 1 && kItems < args.split * kWarps;
 #pragma unroll 1
@@ -424,10 +424,18 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
   }
 }
 
+// Where emit_row() stages: P's place, in which a team has something else.
+template <class S>
+__device__ __forceinline__ uint8_t* staging_of(SharedMemory<S::kDim>& shared) {
+  using Memory = SharedMemory<S::kDim>;
+  static_assert(sizeof(Memory::words) + sizeof(Memory::places) >= kWarps * 2048 || !S::kIsTeam);
+  return S::kIsTeam ? shared.words[0][0] : shared.p[0];
+}
+
 template <class S, AttentionOutput kOutput>
 __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory<S::kDim>& shared) {
   constexpr bool kAll = S::kGroups == 2;  // warpgroups have columns
-  int unit = first_turn(args).unit;
+  int unit = first_turn_of<S>(args).unit;
   const int group = group_of(ptx::thread_here());
   ConsumerTurn turn;
 #pragma unroll 1
@@ -450,13 +458,14 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
       ptx::mbarrier_arrive(&shared.q_empty);
     }
     if (const Work& work = work_of(shared, turn); work.position < 0) {
-      if (first_turn(args).rank == 0 && work.column == 0) write_padding(args.params, work.heads, ptx::thread_here(), kConsumers);
+      if (first_turn_of<S>(args).rank == 0 && work.column == 0 && work.member == 0) write_padding(args.params, work.heads, ptx::thread_here(), kConsumers);
     } else {
       RowSums row_sums;
       Output<S> o;
       if constexpr (S::kIsTeam) {
         clear<S>(row_sums, o);
         consume_of_team<S>(args, shared, group, row_sums, o);
+        if (work_of(shared, turn).member >= static_cast<int>(args.columns.value)) return;
         if (const Work& work_done = work_of(shared, turn); work_done.has_pieces() && !is_alone(args, work_done)) {
           hand_over<S>(args, work_done, work_done.first_part, ptx::thread_here(), row_sums, o);
         }
@@ -467,8 +476,8 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
       const Work& work_done = work_of(shared, turn);
       const RowOutput& output = shared.outputs[turn.row() % 2];
       if (is_alone(args, work_done)) {
-        if (first_turn(args).rank == 0) {
-          emit_row<S, kOutput>(args, work_done, output, ptx::thread_here(), row_sums, o, shared.p[0]);
+        if (first_turn_of<S>(args).rank == 0) {
+          emit_row<S, kOutput>(args, work_done, output, ptx::thread_here(), row_sums, o, staging_of<S>(shared));
         }
       } else {
         if (args.split > 1) {
@@ -480,7 +489,7 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
         if (args.split == 1) ptx::named_barrier_sync(kRowBarrier, kConsumers);  // the parts may be overwritten
       }
     }
-    unit = work_of(shared, turn).unit + first_turn(args).step;
+    unit = work_of(shared, turn).unit + first_turn_of<S>(args).step;
     turn.next_row();
   }
 }
@@ -518,7 +527,7 @@ __device__ __forceinline__ void init_barriers(SharedMemory<S::kDim>& shared) {
     for (int i = 0; i < 2; ++i) ptx::mbarrier_init(&shared.p_read[i], kGroupThreads);
     ptx::mbarrier_init(&shared.p_empty, kGroupThreads);
   } else if (S::kIsTeam && ptx::thread_here() == 2 * kGroupThreads) {
-    init_team_barriers<S>(shared.team);
+    init_team_barriers<S>(team_memory(shared).barriers);
   }
 }
 
@@ -544,7 +553,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   } else if (ptx::thread_here() >= kConsumers) {
     ptx::decrease_registers<kProducerRegisters>();
     if constexpr (Units<S::kDim>::kCoded > 0) produce<S>(shared);
-    if constexpr (S::kIsTeam) produce_values<S>(shared);
+    if constexpr (S::kIsTeam) produce_values<S>(args, shared);
   } else {
     ptx::increase_registers<kConsumerRegisters>();
     consume_rows<S, kOutput>(args, shared);
@@ -577,7 +586,7 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
   args.max_parts = plan.max_parts;
   uint8_t* scratch = static_cast<uint8_t*>(params.scratch);
   if (S::kIsTeam) {
-    const int num_teams = plan.num_ctas / kColumns;
+    const int num_teams = plan.num_ctas / plan.members;
     args.images = scratch;
     args.team_tiles = plan.team_tiles();
     scratch += int64_t{num_teams} * plan.team_tiles() * kTileImageBytes;
@@ -585,11 +594,12 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
     scratch += int64_t{num_teams} * kTeamCounters * sizeof(uint32_t);
   }
   args.parts = reinterpret_cast<float4*>(scratch);
-  const int64_t num_parts = static_cast<int64_t>(plan.num_ctas / plan.split) * plan.max_parts;
+  const int64_t num_parts = static_cast<int64_t>(plan.split > 1 ? args.num_units : plan.num_ctas) * plan.max_parts;
   args.part_sums = reinterpret_cast<PartSum*>(args.parts + num_parts * S::kVectors * kConsumers);
   args.is_cluster = plan.cluster_size > 1;
   args.arrivals = context.arrivals;
   args.columns = Divisor(kColumns);
+  args.members = Divisor(plan.members);
   args.head_tiles = Divisor(num_head_tiles);
   args.splits = Divisor(plan.split);
   args.ring_size = Divisor(params.ring.ring_size);

@@ -70,17 +70,6 @@ struct Units {
 
 inline constexpr int kPairBytes = 2 * 32 * 16;  // two words of a warp's lanes
 
-// Of a team's CTA (attention_team.h).
-struct TeamBarriers {
-  static constexpr int kValueBlocks = 8, kImages = 7;
-  uint64_t places_full;                // of all keys
-  uint64_t q_done;                     // the CTA's last S: its shared memory is free for V and P
-  uint64_t values_full[kValueBlocks];  // blocks of 64 dims × 64 keys
-  uint64_t values_empty[kValueBlocks];
-  uint64_t images_full[kImages];  // P of tiles
-  uint64_t images_empty[kImages];
-};
-
 template <int kDim>
 struct SharedMemory {
   static constexpr int kBlocks = kDim / kBlockDims;
@@ -109,7 +98,6 @@ struct SharedMemory {
   uint64_t p_full[kTiles][kWarps / 2];
   uint64_t p_read[2];  // [g]: the other warpgroup than g has read P of tile 1
   uint64_t p_empty;    // warpgroup 1 has stored its output of the row before
-  TeamBarriers team;
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
@@ -155,9 +143,21 @@ struct Turn {
 __device__ __forceinline__ Turn first_turn(const Arguments& args) {
   const int cta = ptx::cta_here();
   if (args.split == 1) return {cta, ptx::computed_here(static_cast<int>(gridDim.x)), 0};
-  const int num_columns = static_cast<int>(args.columns.value);  // of a team, whose CTAs are neighbours
-  const int team = args.columns.quotient(cta), tile = args.splits.quotient(team);
-  return {tile * num_columns + cta - team * num_columns, args.num_units, team - tile * args.split};
+  const int unit = args.splits.quotient(cta);
+  return {unit, args.num_units, cta - unit * args.split};
+}
+
+// The same of a team's member, which has one unit, if any.
+__device__ __forceinline__ Turn first_turn_of_member(const Arguments& args) {
+  const int team = args.members.quotient(ptx::cta_here()), tile = args.splits.quotient(team);
+  const int member = ptx::cta_here() - team * static_cast<int>(args.members.value), num_columns = static_cast<int>(args.columns.value);
+  return {tile * num_columns + (member < num_columns ? member : 0), args.num_units, team - tile * args.split};
+}
+
+template <class S>
+__device__ __forceinline__ Turn first_turn_of(const Arguments& args) {
+  if constexpr (S::kIsTeam) return first_turn_of_member(args);
+  return first_turn(args);
 }
 
 // A lane's 16 dims of a key into a block, whose first chunk is at `first` and the other beside it.
@@ -202,8 +202,18 @@ __device__ __forceinline__ void produce(SharedMemory<S::kDim>& shared) {
         }
         if (tile == 0) ptx::mbarrier_wait(&shared.scales_full[turn % 2], turn / 2 % 2);
         const uint2* of_quad = places.scales + tile * kTileKeys + first_key(this_producer());
-        scales[0] = of_quad[0];
-        scales[1] = of_quad[8];
+        scales[0].x = of_quad[0].x;
+        scales[1].x = of_quad[8].x;
+        if (!S::kIsTeam) {
+          scales[0].y = of_quad[0].y;
+          scales[1].y = of_quad[8].y;
+          if (tile == 1) ptx::mbarrier_arrive(&shared.places_empty[turn % 2]);
+        }
+      }
+      if (S::kIsTeam && slot == 4) {
+        const uint2* of_quad = places.scales + tile * kTileKeys + first_key(this_producer());
+        scales[0].y = of_quad[0].y;
+        scales[1].y = of_quad[8].y;
         if (tile == 1) ptx::mbarrier_arrive(&shared.places_empty[turn % 2]);
       }
       ptx::async_load_wait<kAhead - 1>();

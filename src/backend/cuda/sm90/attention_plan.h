@@ -76,7 +76,8 @@ constexpr PartCounts count_parts(int num_pieces, int split) {
 }
 
 struct AttentionPlan {
-  int columns = 1;       // sets of columns of the output; more than one: those of a team's CTAs (attention_team.h), which have a group
+  int columns = 1;       // sets of columns of the output; more than one: those of a team (attention_team.h)
+  int members = 1;       // CTAs of a team, which have a group of a row's pieces in common
   int split = 1;         // CTAs, or teams, that share a row's keys
   int cluster_size = 1;  // CTAs that wait for each other as a cluster
   int max_parts = 0;     // of a row in scratch memory
@@ -119,18 +120,21 @@ inline double sum_cycles(const AttentionParams& params, const AttentionPlan& pla
 
 // cost() of teams.
 inline double team_cost(const AttentionParams& params, int num_sms, AttentionPlan& plan) {
-  const int num_teams = params.batch.num_tokens * ((params.num_heads + kHeadTile - 1) / kHeadTile) * plan.split;
-  if (num_teams * static_cast<int64_t>(plan.columns) > num_sms) return -1;  // CTAs wait for each other: all must be resident
-  if (plan.split == 1 ? plan.cluster_size > 1 && !fits_clusters(num_teams, plan.columns) : plan.cluster_size > 1) return -1;
-  if (plan.cluster_size == 1 && (num_teams > kMaxTeams || num_teams / plan.split * plan.columns > kMaxArrivals)) return -1;
-  plan.num_ctas = num_teams * plan.columns;
+  const int num_rows = params.batch.num_tokens * ((params.num_heads + kHeadTile - 1) / kHeadTile), num_teams = num_rows * plan.split;
+  if (num_teams * static_cast<int64_t>(plan.members) > num_sms) return -1;  // CTAs wait for each other: all must be resident
+  if (plan.cluster_size > 1) {
+    if (plan.split > 1 || !fits_clusters(num_teams, plan.members)) return -1;
+  } else if (num_teams > kMaxTeams || num_rows * plan.columns > kMaxArrivals) {
+    return -1;
+  }
+  plan.num_ctas = num_teams * plan.members;
   plan.max_parts = plan.split > 1 ? plan.counts.num_groups : 0;
-  const int64_t parts = static_cast<int64_t>(plan.num_ctas) * plan.max_parts / plan.split * part_bytes(params.head_dim, plan.columns);
+  const int64_t parts = static_cast<int64_t>(num_rows) * plan.columns * plan.max_parts * part_bytes(params.head_dim, plan.columns);
   const int64_t images = static_cast<int64_t>(num_teams) * (plan.team_tiles() * kTileImageBytes + kTeamCounters * 4);
   if (images + parts > params.scratch_bytes) return -1;
-  const int own = (plan.team_tiles() + plan.columns - 1) / plan.columns;
-  const int blocks = params.head_dim / 64 / plan.columns / (has_one_group(params.head_dim, plan.columns) ? 1 : 2);  // of a warpgroup
-  const double cycles = 9500 + own * 3200 + plan.team_tiles() * (150 + 400.0 * blocks) + 1000 + 500 * blocks;
+  const int own = (plan.team_tiles() + plan.members - 1) / plan.members;
+  const int blocks = params.head_dim / 64 / plan.columns;  // of a CTA
+  const double cycles = 9500 + own * 3200 + plan.team_tiles() * (200 + 200.0 * blocks) + 1000 + 500 * blocks;
   return plan.split == 1 ? cycles : cycles + 4000 + sum_cycles(params, plan);
 }
 
@@ -194,26 +198,36 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
   const bool quantises = params.output == AttentionOutput::kFp8 || params.output == AttentionOutput::kFp4;
   AttentionPlan best;
   double lowest = -1;
-  for (int columns = 1; columns <= (params.head_dim == 512 && !quantises ? 8 : 1); columns *= 2) {
-    for (int split = columns > 1 ? num_groups : 1; split <= (columns > 1 ? num_groups : most_ctas) && split <= num_sms; ++split) {
+  const auto consider = [&](AttentionPlan& plan) {
+    plan.num_pieces = num_pieces;
+    plan.counts = count_parts(num_pieces, plan.split);
+    const double cost = attention_plan::cost(params, num_sms, plan);
+    if (cost < 0 || (lowest >= 0 && cost >= lowest)) return;
+    if (plan.columns == 1 && plan.split > 1) {
+      const int num_units = plan.num_ctas / plan.split;
+      if (attention_plan::fits_clusters(num_units, plan.split)) {
+        plan.cluster_size = plan.split;
+      } else if (!has_arrivals || num_units > kMaxArrivals) {
+        return;
+      }
+    }
+    lowest = cost;
+    best = plan;
+  };
+  for (int split = 1; split <= most_ctas && split <= num_sms; ++split) {
+    AttentionPlan plan;
+    plan.split = split;
+    consider(plan);
+  }
+  const int most_members = num_pieces == 0 ? 0 : count_parts(num_pieces, 1).pieces(0) * kTiles;  // a tile each
+  for (int columns = 2; columns <= (params.head_dim == 512 && !quantises ? 8 : 1); columns *= 2) {
+    for (int members = columns; members <= (has_arrivals ? std::max(columns, most_members) : columns); ++members) {
       AttentionPlan plan;
       plan.columns = columns;
-      plan.split = split;
-      plan.num_pieces = num_pieces;
-      plan.counts = count_parts(num_pieces, split);
-      if (columns > 1) plan.cluster_size = has_arrivals ? 1 : columns;
-      const double cost = attention_plan::cost(params, num_sms, plan);
-      if (cost < 0 || (lowest >= 0 && cost >= lowest)) continue;
-      if (columns == 1 && split > 1) {
-        const int num_units = plan.num_ctas / split;
-        if (attention_plan::fits_clusters(num_units, split)) {
-          plan.cluster_size = split;
-        } else if (!has_arrivals || num_units > kMaxArrivals) {
-          continue;
-        }
-      }
-      lowest = cost;
-      best = plan;
+      plan.members = members;
+      plan.split = num_groups;
+      if (!has_arrivals) plan.cluster_size = members;
+      consider(plan);
     }
   }
   if (lowest < 0) {

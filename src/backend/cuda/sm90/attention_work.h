@@ -29,6 +29,7 @@ struct Arguments {
   int team_tiles;
   uint32_t* image_counts;  // [team, kTeamCounters]: arrivals of the warps that write a tile's image; the last one: of CTAs that leave
   Divisor columns;
+  Divisor members;  // CTAs of a team; 1: there are none
   Divisor head_tiles;
   Divisor splits;
   Divisor ring_size;
@@ -47,6 +48,7 @@ struct Work {
   OutputHeads heads;
   int unit;
   int column;    // set of columns
+  int member;    // of a team; from the number of sets of columns on: it has none
   int position;  // −1: padding
   int seq_idx;
   int first_place;             // of the window in the ring
@@ -105,7 +107,7 @@ __device__ __forceinline__ OutputHeads heads_of(const Arguments& args, int unit)
   return {row, static_cast<int16_t>(begin), static_cast<int16_t>(min(args.params.num_heads - begin, kHeadTile))};
 }
 
-// The row, heads, columns and pieces of CTA `rank` of a unit.
+// The row, heads, columns and pieces of CTA, or team, `rank` of a unit.
 __device__ __forceinline__ Work find_work(const Arguments& args, int unit, int rank) {
   const AttentionParams& params = args.params;
   Work work;
