@@ -427,9 +427,7 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
 // Where emit_row() stages: P's place, in which a team has something else.
 template <class S>
 __device__ __forceinline__ uint8_t* staging_of(SharedMemory<S::kDim>& shared) {
-  using Memory = SharedMemory<S::kDim>;
-  static_assert(sizeof(Memory::words) + sizeof(Memory::places) >= kWarps * 2048 || !S::kIsTeam);
-  return S::kIsTeam ? shared.words[0][0] : shared.p[0];
+  return S::kIsTeam ? team_staging(shared) : shared.p[0];
 }
 
 template <class S, AttentionOutput kOutput>
@@ -504,7 +502,9 @@ __device__ __forceinline__ void init_barriers(SharedMemory<S::kDim>& shared) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
-      for (int i = 0; i < U::kFills; ++i) ptx::mbarrier_init(&shared.full[tile][i], i == U::kRotatedSlot / 2 ? kMovers : kProducers);
+      for (int i = 0; i < U::kFills; ++i) {
+        ptx::mbarrier_init(&shared.full[tile][i], S::kIsTeam ? 2 * 32 : i == U::kRotatedSlot / 2 ? kMovers : kProducers);
+      }
 #pragma unroll
       for (int i = 0; i < U::kBlocks; ++i) {
         ptx::mbarrier_init(&shared.empty[tile][i], kBothReadTile1 && tile == 1 ? kConsumers : kGroupThreads);
@@ -544,18 +544,21 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   ptx::grid_launch_dependents();
   if (S::kIsTeam && args.is_cluster) clear_image_counts(args);
   if (ptx::thread_here() >= kConsumers + kProducers) {
-    ptx::decrease_registers<kFinderRegisters>();
+    ptx::decrease_registers<Registers<S::kIsTeam>::kFinder>();
     if constexpr (S::kIsTeam) {
       find_keys_of_team<S>(args, shared);
     } else {
       find_keys<S::kDim>(args, shared);
     }
   } else if (ptx::thread_here() >= kConsumers) {
-    ptx::decrease_registers<kProducerRegisters>();
-    if constexpr (Units<S::kDim>::kCoded > 0) produce<S>(shared);
-    if constexpr (S::kIsTeam) produce_values<S>(args, shared);
+    ptx::decrease_registers<Registers<S::kIsTeam>::kProducer>();
+    if constexpr (S::kIsTeam) {
+      move_keys_of_team<S>(args, shared);
+    } else if constexpr (Units<S::kDim>::kCoded > 0) {
+      produce<S::kDim>(shared);
+    }
   } else {
-    ptx::increase_registers<kConsumerRegisters>();
+    ptx::increase_registers<Registers<S::kIsTeam>::kConsumer>();
     consume_rows<S, kOutput>(args, shared);
   }
 }

@@ -101,9 +101,12 @@ struct SharedMemory {
 };
 static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have on Hopper");
 
-// Registers of threads.
-inline constexpr int kConsumerRegisters = 216, kProducerRegisters = 40, kFinderRegisters = 40;
-static_assert(2 * kConsumerRegisters + kProducerRegisters + kFinderRegisters <= 512);
+// Registers of threads; a team's consumers have fewer sums.
+template <bool kIsTeam>
+struct Registers {
+  static constexpr int kConsumer = kIsTeam ? 208 : 216, kProducer = kIsTeam ? 56 : 40, kFinder = 40;
+  static_assert(2 * kConsumer + kProducer + kFinder <= 512);
+};
 
 // Of the two keys of a tile whose values a lane moves, those of its quad: where they begin, or nullptr.
 struct QuadKeys {
@@ -168,9 +171,9 @@ __device__ __forceinline__ void store_key(uint32_t first, uint32_t offset, const
 
 // The producers: the coded dims of the CTA's keys into shared memory, piece by piece as the finders say, tile 0, then tile 1, block by
 // block.
-template <class S>
-__device__ __forceinline__ void produce(SharedMemory<S::kDim>& shared) {
-  using U = Units<S::kDim>;
+template <int kDim>
+__device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
+  using U = Units<kDim>;
   constexpr int kTileBytes = U::kBlocks * kBlockBytes, kAhead = U::kPairsAhead;
   static_assert(U::kCoded > 0 && U::kCoded >= kAhead - 1);
   const int producer = threadIdx.x - kConsumers;
@@ -196,24 +199,10 @@ __device__ __forceinline__ void produce(SharedMemory<S::kDim>& shared) {
       const int tile = pair / U::kCoded, slot = U::coded_slot(pair % U::kCoded), block = U::block_at(slot), next = pair + kAhead;
       const uint32_t place = words_at[pair % kAhead];
       if (slot == 0) {
-        if (S::kIsTeam && tile == 1 && shared.num_tiles[turn % 2] == 1) {  // only a team's last piece
-          ptx::async_load_wait_all();
-          return;
-        }
         if (tile == 0) ptx::mbarrier_wait(&shared.scales_full[turn % 2], turn / 2 % 2);
         const uint2* of_quad = places.scales + tile * kTileKeys + first_key(this_producer());
-        scales[0].x = of_quad[0].x;
-        scales[1].x = of_quad[8].x;
-        if (!S::kIsTeam) {
-          scales[0].y = of_quad[0].y;
-          scales[1].y = of_quad[8].y;
-          if (tile == 1) ptx::mbarrier_arrive(&shared.places_empty[turn % 2]);
-        }
-      }
-      if (S::kIsTeam && slot == 4) {
-        const uint2* of_quad = places.scales + tile * kTileKeys + first_key(this_producer());
-        scales[0].y = of_quad[0].y;
-        scales[1].y = of_quad[8].y;
+        scales[0] = of_quad[0];
+        scales[1] = of_quad[8];
         if (tile == 1) ptx::mbarrier_arrive(&shared.places_empty[turn % 2]);
       }
       ptx::async_load_wait<kAhead - 1>();
