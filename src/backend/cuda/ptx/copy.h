@@ -117,9 +117,9 @@ __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// The same of all memory.
-__device__ __forceinline__ void fence_async_proxy_of_all() {
-  asm volatile("fence.proxy.async;" ::: "memory");
+// The same of global memory.
+__device__ __forceinline__ void fence_async_proxy_of_global() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
 }
 
 }  // namespace dsv4::cuda::ptx

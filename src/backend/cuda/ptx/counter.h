@@ -24,15 +24,4 @@ __device__ __forceinline__ uint32_t load_acquire(const uint32_t* counter) {
   return value;
 }
 
-// A look at a counter; what others wrote is visible after fence_acquire().
-__device__ __forceinline__ uint32_t load_relaxed(const uint32_t* counter) {
-  uint32_t value;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
-  return value;
-}
-
-__device__ __forceinline__ void fence_acquire() {
-  asm volatile("fence.acq_rel.gpu;" ::: "memory");
-}
-
 }  // namespace dsv4::cuda::ptx

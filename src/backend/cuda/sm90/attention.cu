@@ -325,19 +325,19 @@ struct Share {
   }
 };
 
-// share ← vectors `first` … of thread `source`, of groups group_begin … group_end − 1.
+// share ← vectors `first` … of thread `source`, of all groups.
 template <int kAtOnce, int kVectors>
 __device__ __forceinline__ void add_groups(const Arguments& args, const Work& work, int part_vectors, int source, int first,
-                                           int group_begin, int group_end, Share<kVectors>& share) {
+                                           Share<kVectors>& share) {
   const PartCounts& counts = work.counts;
-  const int group_parts = counts.group_parts(), slot_end = group_end * group_parts;
+  const int group_parts = counts.group_parts(), slot_end = counts.num_groups * group_parts;
   const int64_t first_index = first_part_index(args, work);
   Share<kVectors> of_group;
   of_group.clear();
   share.clear();
-  int group = group_begin, in_group_idx = 0, num_parts = counts.parts(group);
+  int group = 0, in_group_idx = 0, num_parts = counts.parts(group);
 #pragma unroll 1
-  for (int begin = group_begin * group_parts; begin < slot_end; begin += kAtOnce) {
+  for (int begin = 0; begin < slot_end; begin += kAtOnce) {
     float4 parts[kAtOnce][kVectors];
     int2 sums[kAtOnce][2];
 #pragma unroll
@@ -367,48 +367,18 @@ __device__ __forceinline__ void add_groups(const Arguments& args, const Work& wo
 }
 
 // The output of a row whose parts are in scratch memory: every warp of the CTAs that share it adds up what a warp of a CTA had, some
-// vectors of it at a time. Where there are fewer such shares than warps, the warps of a CTA have groups of one share, which meet in
-// shared memory, in place of P.
+// vectors of it at a time.
 template <class S, AttentionOutput kOutput>
-__device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<S::kDim>& shared, const Work& work, const RowOutput& output) {
+__device__ __forceinline__ void emit_shares(const Arguments& args, const Work& work, const RowOutput& output) {
   constexpr int kVectors = 2 * kOutputVectors<S::kDim, kOutput>;
   constexpr int kAtOnce = kVectors <= 2 ? 10 : kVectors <= 4 ? 4 : 1;
   constexpr int kSources = 4 * S::kGroups, kItems = S::kVectors / kVectors * kSources;
-  constexpr int kColumnSets = S::kBlocks / S::kColumnBlocks;
-  using ShareOf = Share<kVectors>;
-  constexpr int kMostShares = static_cast<int>(sizeof(shared.p) / (32 * sizeof(ShareOf)));  // one of them the sum
-  constexpr int kGroupsAtOnce = kMostShares - 1 < kWarps ? kMostShares - 1 : kWarps;
-  const int thread = ptx::thread_here(), warp = thread / 32, rank = first_turn_of<S>(args).rank;
-  const int num_groups = work.counts.num_groups;
-  const bool by_groups = kColumnSets > 1 && num_groups > 1 && kItems < args.split * kWarps;
+  const int thread = ptx::thread_here();
 #pragma unroll 1
-  for (int item = by_groups ? rank : warp * args.split + rank; item < kItems; item += by_groups ? args.split : args.split * kWarps) {
+  for (int item = thread / 32 * args.split + first_turn_of<S>(args).rank; item < kItems; item += args.split * kWarps) {
     const int first = item / kSources * kVectors, source = item % kSources * 32 + thread % 32;
-    ShareOf share;
-#pragma unroll 1
-    for (int begin = 0; begin < (by_groups ? num_groups : 1); begin += kGroupsAtOnce) {
-      const int group = begin + warp;
-      if (!by_groups || (warp < kGroupsAtOnce && group < num_groups)) {
-        add_groups<kAtOnce, kVectors>(args, work, S::kVectors * kConsumers, source, first, by_groups ? group : 0,
-                                      by_groups ? group + 1 : num_groups, share);
-      }
-      if (!by_groups) break;
-      ShareOf* const shares = reinterpret_cast<ShareOf*>(shared.p[0]) + thread % 32;
-      if (warp < kGroupsAtOnce) shares[warp * 32] = share;
-      ptx::named_barrier_sync(kRowBarrier, kConsumers);
-      if (warp == 0) {
-        share.clear();
-        if (begin > 0) share = shares[kGroupsAtOnce * 32];
-#pragma unroll 1
-        for (int i = 0; i < min(kGroupsAtOnce, num_groups - begin); ++i) {
-          const ShareOf of_group = shares[i * 32];
-          share.add(of_group.sums, of_group.values);
-        }
-        shares[kGroupsAtOnce * 32] = share;
-      }
-      ptx::named_barrier_sync(kRowBarrier, kConsumers);
-    }
-    if (by_groups && warp > 0) continue;
+    Share<kVectors> share;
+    add_groups<kAtOnce, kVectors>(args, work, S::kVectors * kConsumers, source, first, share);
     const int first_slot = first_block<S>(work, source / kGroupThreads);
     HeadSums sums[2];
     normalise_heads(args.params, work.heads, output, source, source < kGroupThreads && work.column == 0 && first == 0, share.sums, sums);
@@ -427,7 +397,9 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, SharedMemory<
 // Where emit_row() stages: P's place, in which a team has something else.
 template <class S>
 __device__ __forceinline__ uint8_t* staging_of(SharedMemory<S::kDim>& shared) {
-  return S::kIsTeam ? team_staging(shared) : shared.p[0];
+  using Memory = SharedMemory<S::kDim>;
+  static_assert(sizeof(Memory::words) + sizeof(Memory::places) >= kWarps * 2048 || !S::kIsTeam);
+  return S::kIsTeam ? shared.words[0][0] : shared.p[0];
 }
 
 template <class S, AttentionOutput kOutput>
@@ -439,6 +411,7 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
 #pragma unroll 1
   while (unit < args.num_units) {
     if (turn.row() == 0) {
+      if (S::kIsTeam) ptx::mbarrier_wait(&shared.work_full[0], 0);  // the way to the keys is longer
       QueryCopy<S::kDim, kConsumers>::begin(args.params, heads_of(args, ptx::computed_here(unit)), shared, ptx::thread_here());
       QueryCopy<S::kDim, kConsumers>::end(shared, ptx::thread_here());
       ptx::named_barrier_sync(kRowBarrier, kConsumers);
@@ -483,7 +456,7 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
         } else {
           ptx::named_barrier_sync(kRowBarrier, kConsumers);
         }
-        emit_shares<S, kOutput>(args, shared, work_done, output);
+        emit_shares<S, kOutput>(args, work_done, output);
         if (args.split == 1) ptx::named_barrier_sync(kRowBarrier, kConsumers);  // the parts may be overwritten
       }
     }
@@ -502,9 +475,7 @@ __device__ __forceinline__ void init_barriers(SharedMemory<S::kDim>& shared) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
-      for (int i = 0; i < U::kFills; ++i) {
-        ptx::mbarrier_init(&shared.full[tile][i], S::kIsTeam ? 2 * 32 : i == U::kRotatedSlot / 2 ? kMovers : kProducers);
-      }
+      for (int i = 0; i < U::kFills; ++i) ptx::mbarrier_init(&shared.full[tile][i], i == U::kRotatedSlot / 2 ? kMovers : kProducers);
 #pragma unroll
       for (int i = 0; i < U::kBlocks; ++i) {
         ptx::mbarrier_init(&shared.empty[tile][i], kBothReadTile1 && tile == 1 ? kConsumers : kGroupThreads);
@@ -552,11 +523,8 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
     }
   } else if (ptx::thread_here() >= kConsumers) {
     ptx::decrease_registers<Registers<S::kIsTeam>::kProducer>();
-    if constexpr (S::kIsTeam) {
-      move_keys_of_team<S>(args, shared);
-    } else if constexpr (Units<S::kDim>::kCoded > 0) {
-      produce<S::kDim>(shared);
-    }
+    if constexpr (Units<S::kDim>::kCoded > 0) produce<S>(shared);
+    if constexpr (S::kIsTeam) move_values<S>(args, shared);
   } else {
     ptx::increase_registers<Registers<S::kIsTeam>::kConsumer>();
     consume_rows<S, kOutput>(args, shared);

@@ -88,12 +88,12 @@ __device__ __forceinline__ void move_rotated(SharedMemory<kDim>& shared, uint32_
 }
 
 // Where the keys of a piece of `num_tiles` tiles of a row are, for the producers, as the CTA's piece `turn`. `key`: the finder's.
-template <int kDim>
+template <int kDim, bool kPrefetches = true>
 __device__ __forceinline__ void find_places(const Arguments& args, SharedMemory<kDim>& shared, const Work& work, int key, int num_tiles,
                                             uint32_t turn) {
   const int entry = find_entry(args, work, key);
   const EntryPlace place = locate<kDim>(args, work, key, entry, find_page(args, work, key, entry));
-  if (turn == 0 && entry >= 0) prefetch_entry<kDim>(place);
+  if (kPrefetches && turn == 0 && entry >= 0) prefetch_entry<kDim>(place);
   KeyPlaces& places = shared.places[turn % 2];
   ptx::mbarrier_wait(&shared.places_empty[turn % 2], turn / 2 % 2 ^ 1);
   places.values[this_finder()] = place.values;

@@ -104,7 +104,7 @@ static_assert(sizeof(SharedMemory<512>) <= 227 * 1024, "the most a CTA may have 
 // Registers of threads; a team's consumers have fewer sums.
 template <bool kIsTeam>
 struct Registers {
-  static constexpr int kConsumer = kIsTeam ? 208 : 216, kProducer = kIsTeam ? 56 : 40, kFinder = 40;
+  static constexpr int kConsumer = kIsTeam ? 200 : 216, kProducer = kIsTeam ? 56 : 40, kFinder = kIsTeam ? 56 : 40;
   static_assert(2 * kConsumer + kProducer + kFinder <= 512);
 };
 
@@ -171,9 +171,9 @@ __device__ __forceinline__ void store_key(uint32_t first, uint32_t offset, const
 
 // The producers: the coded dims of the CTA's keys into shared memory, piece by piece as the finders say, tile 0, then tile 1, block by
 // block.
-template <int kDim>
-__device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
-  using U = Units<kDim>;
+template <class S>
+__device__ __forceinline__ void produce(SharedMemory<S::kDim>& shared) {
+  using U = Units<S::kDim>;
   constexpr int kTileBytes = U::kBlocks * kBlockBytes, kAhead = U::kPairsAhead;
   static_assert(U::kCoded > 0 && U::kCoded >= kAhead - 1);
   const int producer = threadIdx.x - kConsumers;
@@ -199,6 +199,10 @@ __device__ __forceinline__ void produce(SharedMemory<kDim>& shared) {
       const int tile = pair / U::kCoded, slot = U::coded_slot(pair % U::kCoded), block = U::block_at(slot), next = pair + kAhead;
       const uint32_t place = words_at[pair % kAhead];
       if (slot == 0) {
+        if (S::kIsTeam && tile == 1 && shared.num_tiles[turn % 2] == 1) {  // only a team's last piece
+          ptx::async_load_wait_all();
+          return;
+        }
         if (tile == 0) ptx::mbarrier_wait(&shared.scales_full[turn % 2], turn / 2 % 2);
         const uint2* of_quad = places.scales + tile * kTileKeys + first_key(this_producer());
         scales[0] = of_quad[0];

@@ -110,12 +110,9 @@ inline int64_t part_bytes(int head_dim, int columns) {
 
 // What adding up a row's parts takes, by all CTAs that share it.
 inline double sum_cycles(const AttentionParams& params, const AttentionPlan& plan) {
-  const int num_groups = plan.counts.num_groups, num_parts = num_groups * plan.counts.group_parts();
   const double items = params.head_dim / 64.0 / plan.columns * 4 * 8, num_warps = 8.0 * plan.split;
-  const bool by_groups = plan.columns > 1 && num_groups > 1 && items < num_warps;  // a CTA an item, a warp a group: emit_shares()
-  const double rounds = std::max(1.0, items / (by_groups ? plan.split : num_warps));
-  const int chain = by_groups ? (num_groups + 7) / 8 * plan.counts.group_parts() + num_groups : num_parts;  // one after the other
-  return rounds * (500 + chain * 150.0);
+  const int num_parts = plan.counts.num_groups * plan.counts.group_parts();  // one after the other
+  return std::max(1.0, items / num_warps) * (500 + num_parts * 150.0);
 }
 
 // cost() of teams.
@@ -134,7 +131,7 @@ inline double team_cost(const AttentionParams& params, int num_sms, AttentionPla
   if (images + parts > params.scratch_bytes) return -1;
   const int own = (plan.team_tiles() + plan.members - 1) / plan.members;
   const int blocks = params.head_dim / 64 / plan.columns;  // of a CTA
-  const double cycles = 9500 + own * 3200 + plan.team_tiles() * (200 + 200.0 * blocks) + 1000 + 500 * blocks;
+  const double cycles = 12000 + own * 4500 + plan.team_tiles() * (500 + 450.0 * blocks);
   return plan.split == 1 ? cycles : cycles + 4000 + sum_cycles(params, plan);
 }
 

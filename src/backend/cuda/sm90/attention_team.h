@@ -30,9 +30,15 @@ struct TileImage {
   PartSum sums[kHeadTile];
 };
 static_assert(sizeof(TileImage) == kTileImageBytes);
-// In shared memory, in place of Q and the keys; of blocks that many, and the last two are for the output.
-inline constexpr int kValueBlocks = 12, kImages = 4, kTeamBlocks = 8 + kTiles * 8, kStagingBlock = kTeamBlocks - 2;
-static_assert(kImages * kTileImageBytes <= (kStagingBlock - kValueBlocks) * kBlockBytes);
+inline constexpr int kValueBlocks = 12, kImages = 5;  // in shared memory, in place of Q and the keys
+inline constexpr int kValueBytes = kValueBlocks * kBlockBytes;
+static_assert(kValueBytes + kImages * kTileImageBytes <= (8 + kTiles * 8) * kBlockBytes);
+
+// Where the keys of a piece are; of the scales those of the half of the dims that the CTA's columns are in.
+struct TeamPlaces {
+  const uint8_t* values[kPieceKeys];
+  uint32_t scales[kPieceKeys];
+};
 
 struct TeamBarriers {
   uint64_t places_full;                // of all keys
@@ -43,17 +49,15 @@ struct TeamBarriers {
   uint64_t images_empty[kImages];
 };
 
-// In place of P and of words on their way.
+// In place of P.
 struct TeamMemory {
-  KeyPlaces places[kGroupPieces];  // of the group
+  TeamPlaces places[kGroupPieces];
   TeamBarriers barriers;
 };
+static_assert(sizeof(TeamMemory) <= kTerms * kBlockBytes);
 
 template <int kDim>
 __device__ __forceinline__ TeamMemory& team_memory(SharedMemory<kDim>& shared) {
-  using Memory = SharedMemory<kDim>;
-  static_assert(offsetof(Memory, words) == offsetof(Memory, p) + sizeof(Memory::p));
-  static_assert(sizeof(TeamMemory) <= sizeof(Memory::p) + sizeof(Memory::words));
   return *reinterpret_cast<TeamMemory*>(shared.p[0]);
 }
 
@@ -61,10 +65,6 @@ template <int kDim>
 __device__ __forceinline__ uint8_t* value_place(SharedMemory<kDim>& shared, int block) {
   static_assert(offsetof(SharedMemory<kDim>, q) == 0 && offsetof(SharedMemory<kDim>, keys) == sizeof(shared.q));
   return reinterpret_cast<uint8_t*>(&shared) + block * kBlockBytes;
-}
-template <int kDim>
-__device__ __forceinline__ uint8_t* team_staging(SharedMemory<kDim>& shared) {
-  return value_place(shared, kStagingBlock);
 }
 template <int kDim>
 __device__ __forceinline__ uint8_t* image_place(SharedMemory<kDim>& shared, int slot) {
@@ -101,7 +101,7 @@ __device__ __forceinline__ void clear_image_counts(const Arguments& args) {
 
 template <class S>
 __device__ __forceinline__ void init_team_barriers(TeamBarriers& team) {
-  ptx::mbarrier_init(&team.places_full, 2 * kConsumers);
+  ptx::mbarrier_init(&team.places_full, 2 * kGroupThreads);
   ptx::mbarrier_init(&team.q_done, kConsumers);
 #pragma unroll
   for (int i = 0; i < kValueBlocks; ++i) {
@@ -115,23 +115,26 @@ __device__ __forceinline__ void init_team_barriers(TeamBarriers& team) {
   }
 }
 
-// Where the keys of all tiles of the team are. The consumers find them while they have nothing to multiply yet.
+// Where the keys of all tiles of the team are, for the CTA's columns. Warpgroup 1 of the consumers finds them: it has the CTA's second tile,
+// if there is one.
 template <class S>
 __device__ __forceinline__ void find_team_places(const Arguments& args, SharedMemory<S::kDim>& shared, const Work& work, int thread) {
-  constexpr int kMost = (kGroupPieces * kPieceKeys + kConsumers - 1) / kConsumers;  // keys of a thread
-  const int num_keys = (work.piece_end - work.piece_begin) * kPieceKeys, first_key = work.piece_begin * kPieceKeys + thread;
+  constexpr int kMost = kGroupPieces;  // keys of a thread
+  static_assert(kGroupThreads == kPieceKeys);
+  const int half = work.column * S::kColumnBlocks >= 4 ? 4 : 0;
+  const int num_pieces = work.piece_end - work.piece_begin, first_key = work.piece_begin * kPieceKeys + thread;
   int entries[kMost], pages[kMost];
 #pragma unroll
-  for (int i = 0; i < kMost; ++i) entries[i] = find_entry(args, work, first_key + i * kConsumers);
+  for (int i = 0; i < kMost; ++i) entries[i] = find_entry(args, work, first_key + i * kPieceKeys);
 #pragma unroll
-  for (int i = 0; i < kMost; ++i) pages[i] = find_page(args, work, first_key + i * kConsumers, entries[i]);
+  for (int i = 0; i < kMost; ++i) pages[i] = find_page(args, work, first_key + i * kPieceKeys, entries[i]);
 #pragma unroll
   for (int i = 0; i < kMost; ++i) {
-    if (thread + i * kConsumers >= num_keys) break;
-    const EntryPlace place = locate<S::kDim>(args, work, first_key + i * kConsumers, entries[i], pages[i]);
-    KeyPlaces& places = team_memory(shared).places[(thread + i * kConsumers) / kPieceKeys];
-    places.values[thread % kPieceKeys] = place.values;
-    ptx::async_load_small<8>(ptx::shared_address(&places.scales[thread % kPieceKeys]), place.scales, place.scales != nullptr);
+    if (i >= num_pieces) break;
+    const EntryPlace place = locate<S::kDim>(args, work, first_key + i * kPieceKeys, entries[i], pages[i]);
+    TeamPlaces& places = team_memory(shared).places[i];
+    places.values[thread] = place.values;
+    ptx::async_load_small<4>(ptx::shared_address(&places.scales[thread]), place.scales + half, place.scales != nullptr);
   }
   ptx::mbarrier_arrive(&team_memory(shared).barriers.places_full);
   ptx::async_load_arrive(&team_memory(shared).barriers.places_full);
@@ -142,11 +145,10 @@ __device__ __forceinline__ void wait_for_image(const Arguments& args, int num_ti
   if (there >> tile & 1) return;
   const int lane = this_finder() % 32;
   while ((there >> tile & 1) == 0) {
-    const uint32_t count = lane < num_tiles ? ptx::load_relaxed(image_counts(args) + lane) : 0;
+    const uint32_t count = lane < num_tiles ? ptx::load_acquire(image_counts(args) + lane) : 0;
     there = __ballot_sync(0xffffffffu, count == kGroupThreads / 32);
   }
-  ptx::fence_acquire();
-  ptx::fence_async_proxy_of_all();
+  ptx::fence_async_proxy_of_global();
 }
 
 // Copies the image of a tile, which is there, to shared memory; one thread does.
@@ -166,8 +168,7 @@ __device__ __forceinline__ void leave_image_counts(const Arguments& args, int nu
   counts[kTeamCounters - 1] = 0;
 }
 
-// The finders of a team's CTA: its work, where the keys of its first two tiles are, and what its output needs; then a warp of them brings the
-// images.
+// The finders of a team's CTA: as ever for its own tiles; then a warp of them brings the images.
 template <class S>
 __device__ __forceinline__ void find_keys_of_team(const Arguments& args, SharedMemory<S::kDim>& shared) {
   Work& work = shared.works[0];
@@ -178,18 +179,32 @@ __device__ __forceinline__ void find_keys_of_team(const Arguments& args, SharedM
     ptx::mbarrier_arrive(&shared.work_full[0]);
   }
   ptx::mbarrier_wait(&shared.work_full[0], 0);
-  const int num_tiles = num_team_tiles(work), num_own = num_own_tiles(args, work), own = this_finder() / kTileKeys;
-  if (num_own > 0) {
-    const int tile = work.piece_begin * kTiles + work.member + own * static_cast<int>(args.members.value);
-    find_places(args, shared, work, own < num_own ? tile * kTileKeys + this_finder() % kTileKeys : work.num_keys, min(num_own, kTiles), 0);
+  const int num_own = num_own_tiles(args, work), num_pieces = (num_own + kTiles - 1) / kTiles;
+  const auto find = [&](int piece) {
+    if (piece == num_pieces) end_places(shared, piece);
+    if (piece >= num_pieces) return;
+    const int i = piece * kTiles + this_finder() / kTileKeys;  // of the CTA's tiles
+    const int tile = work.piece_begin * kTiles + work.member + i * static_cast<int>(args.members.value);
+    find_places<S::kDim, false>(args, shared, work, i < num_own ? tile * kTileKeys + this_finder() % kTileKeys : work.num_keys,
+                min(num_own - piece * kTiles, kTiles), piece);
+  };
+  find(0);
+  if (num_pieces > 0) move_rotated(shared, 0);
+  find(1);
+  if (this_finder() >= kFinders - 32) {
+    find_output(args.params, work, this_finder() % 32, shared.outputs[0]);
+    ptx::mbarrier_arrive(&shared.output_full[0]);
   }
-  if (this_finder() < kFinders - 32) return;
-  find_output(args.params, work, this_finder() % 32, shared.outputs[0]);
-  ptx::mbarrier_arrive(&shared.output_full[0]);
-  if (num_tiles == 0 || work.member >= static_cast<int>(args.columns.value)) return;
-  ptx::mbarrier_wait(&team_memory(shared).barriers.q_done, 0);
-  ptx::fence_async_proxy();  // bulk copies come where the keys were
+#pragma unroll 1
+  for (int piece = 1; piece < num_pieces; ++piece) {
+    find(piece + 1);
+    move_rotated(shared, piece);
+  }
+  const int num_tiles = num_team_tiles(work);
+  if (num_tiles == 0 || work.member >= static_cast<int>(args.columns.value) || this_finder() < kFinders - 32) return;
   uint32_t there = 0;
+  ptx::mbarrier_wait(&team_memory(shared).barriers.q_done, 0);
+  ptx::fence_async_proxy();  // bulk copies come where the keys of the producers were
 #pragma unroll 1
   for (int tile = 0; tile < num_tiles; ++tile) {
     wait_for_image(args, num_tiles, tile, there);
@@ -199,7 +214,7 @@ __device__ __forceinline__ void find_keys_of_team(const Arguments& args, SharedM
   if (this_finder() % 32 == 0) leave_image_counts(args, num_tiles);
 }
 
-// What moves keys in a team's CTA: a warp a block of 64 dims × 64 keys, of which a lane has 16 dims of every eighth key. Codes are copied to
+// What moves V of a team's CTA: a warp a block of 64 dims × 64 keys, of which a lane has 16 dims of every eighth key. Codes are copied to
 // where one of the two chunks will be that they become; rotated dims, which are bf16, are changed in their place, too.
 template <class S>
 struct BlockMover {
@@ -209,7 +224,7 @@ struct BlockMover {
   uint32_t chunk;  // of the lane's first key, in block 0 of shared memory
 
   static __device__ __forceinline__ int first_key() { return static_cast<int>(ptx::thread_here()) % 32 / 4; }
-  // values, scales: of the tile.
+  // Of a tile.
   __device__ __forceinline__ void load(const uint8_t* const* values, int slot, int to_block) const {
     const int quarter = ptx::thread_here() % 4;
     const bool is_rotated = slot == U::kRotatedSlot;
@@ -224,7 +239,7 @@ struct BlockMover {
       if (is_rotated) ptx::async_load_16_of_256((to ^ 16) + i * kSwizzleAtomBytes, of_keys[i] + offset + 16, of_keys[i] != nullptr);
     }
   }
-  __device__ __forceinline__ void convert(const uint2* scales, int slot, int in_block) const {
+  __device__ __forceinline__ void convert(const uint32_t* scales, int slot, int in_block) const {
     constexpr int kAtOnce = 4;
     const uint32_t at = chunk + in_block * kBlockBytes;
     if (slot == U::kRotatedSlot) {
@@ -243,14 +258,13 @@ struct BlockMover {
       return;
     }
     const int block = U::block_at(slot);
-    const uint32_t* codes = reinterpret_cast<const uint32_t*>(scales + first_key()) + block / 4;
 #pragma unroll
     for (int begin = 0; begin < kKeys; begin += kAtOnce) {
       uint4 words[kAtOnce];
       uint32_t of_keys[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        of_keys[i] = codes[(begin + i) * 16];
+        of_keys[i] = scales[first_key() + (begin + i) * 8];
         words[i] = ptx::load_shared(at + (begin + i) * kSwizzleAtomBytes);
       }
 #pragma unroll
@@ -260,58 +274,6 @@ struct BlockMover {
     }
   }
 };
-
-// Keys of the member's own tiles, for S, and which of them there are. A warp has two blocks of a tile; those of the next tile are under way
-// when it converts them.
-template <class S>
-__device__ __forceinline__ void move_own_tiles(const Arguments& args, SharedMemory<S::kDim>& shared, const BlockMover<S>& mover, int warp,
-                                               const Work& work) {
-  constexpr int kPlace = 8;  // of keys in shared memory, in blocks
-  const int num_own = num_own_tiles(args, work);
-  const auto places_of = [&](int i) -> const KeyPlaces& {
-    const int tile = work.member + i * static_cast<int>(args.members.value);
-    return i < kTiles ? shared.places[0] : team_memory(shared).places[tile / kTiles];
-  };
-  const auto first_of = [&](int i) {
-    const int tile = work.member + i * static_cast<int>(args.members.value);
-    return (i < kTiles ? i : tile % kTiles) * kTileKeys;
-  };
-  const auto load = [&](int i) {
-    if (i == kTiles && i < num_own) ptx::mbarrier_wait(&team_memory(shared).barriers.places_full, 0);
-#pragma unroll 1
-    for (int slot = warp; slot < 8; slot += 4) {
-      if (i < num_own) {
-        ptx::mbarrier_wait(&shared.empty[i % 2][slot], i / 2 % 2 ^ 1);
-        const uint8_t* const* values = places_of(i).values + first_of(i);
-        if (slot == Units<S::kDim>::kRotatedSlot) {
-          const int lane = ptx::thread_here() % 32;
-          const uint32_t low = __ballot_sync(0xffffffffu, values[lane] != nullptr);
-          const uint32_t high = __ballot_sync(0xffffffffu, values[lane + 32] != nullptr);
-          if (lane == 0) shared.key_masks[i % 2] = make_uint2(low, high);
-        }
-        mover.load(values, slot, kPlace + i % 2 * 8 + slot);
-      }
-      ptx::async_load_commit();
-    }
-  };
-  ptx::mbarrier_wait(&shared.places_full[0], 0);
-  load(0);
-  ptx::mbarrier_wait(&shared.scales_full[0], 0);
-#pragma unroll 1
-  for (int i = 0; i < num_own; ++i) {
-    load(i + 1);
-#pragma unroll 1
-    for (int slot = warp; slot < 8; slot += 4) {
-      if (slot < 4) {
-        ptx::async_load_wait<3>();
-      } else {
-        ptx::async_load_wait<2>();
-      }
-      mover.convert(places_of(i).scales + first_of(i), slot, kPlace + i % 2 * 8 + slot);
-      ptx::mbarrier_arrive(&shared.full[i % 2][slot / 2]);
-    }
-  }
-}
 
 // V of the CTA's columns, of all tiles: a block of a warp is converted while the next one is under way.
 template <class S>
@@ -349,15 +311,15 @@ __device__ __forceinline__ void move_values(SharedMemory<S::kDim>& shared, const
   }
 }
 
-// The producers of a team's CTA.
+// The producers of a team's CTA, when its own tiles are done.
 template <class S>
-__device__ __forceinline__ void move_keys_of_team(const Arguments& args, SharedMemory<S::kDim>& shared) {
+__device__ __forceinline__ void move_values(const Arguments& args, SharedMemory<S::kDim>& shared) {
   const int lane = ptx::thread_here() % 32, warp = static_cast<int>(ptx::uniform_word(this_producer() / 32));
-  const BlockMover<S> mover{ptx::shared_address(shared.q[0]) + swizzled_offset(lane / 4, 2 * (lane % 4))};
   ptx::mbarrier_wait(&shared.work_full[0], 0);
   const Work& work = shared.works[0];
-  if (num_own_tiles(args, work) > 0) move_own_tiles<S>(args, shared, mover, warp, work);
-  if (num_team_tiles(work) > 0 && work.member < static_cast<int>(args.columns.value)) move_values<S>(shared, mover, warp, work);
+  if (num_team_tiles(work) == 0 || work.member >= static_cast<int>(args.columns.value)) return;
+  const BlockMover<S> mover{ptx::shared_address(shared.q[0]) + swizzled_offset(lane / 4, 2 * (lane % 4))};
+  move_values<S>(shared, mover, warp, work);
   ptx::async_load_wait_all();
 }
 
@@ -480,7 +442,7 @@ __device__ __forceinline__ void consume_of_team(const Arguments& args, SharedMem
   const bool has_columns = work.member < static_cast<int>(args.columns.value);
   const int num_tiles = ptx::uniform(num_team_tiles(work)), num_members = static_cast<int>(args.members.value);
   const int thread = ptx::thread_here();
-  if (has_columns || num_own_tiles(args, work) > kTiles) find_team_places<S>(args, shared, work, thread);
+  if (has_columns && group == 1) find_team_places<S>(args, shared, work, thread - kGroupThreads);
   int tile = work.member + group * num_members;
   if (tile >= num_tiles) ptx::mbarrier_arrive(&team_memory(shared).barriers.q_done);
 #pragma unroll 1
