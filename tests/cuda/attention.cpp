@@ -1,5 +1,6 @@
 #include "ops/attention.h"
 
+#include <cuda_runtime.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include "base/error.h"
 #include "cuda/support/attention_case.h"
 #include "cuda/support/attention_reference.h"
+#include "runtime/kernels.h"
 #include "support/compare.h"
 #include "support/error_of.h"
 #include "support/random_data.h"
@@ -80,6 +82,19 @@ Case sequence_alone(const Case& input, int seq) {
                           input.selected.begin() + static_cast<size_t>(end) * input.num_selected);
   }
   return alone;
+}
+
+// All rows of the case `times` times.
+Case repeated(const Case& input, int times) {
+  Case crowd = input;
+  for (int i = 1; i < times; ++i) {
+    const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+    append(crowd.step.positions, input.step.positions);
+    append(crowd.step.token_ids, input.step.token_ids);
+    append(crowd.step.seq_idx, input.step.seq_idx);
+    append(crowd.q, input.q);
+  }
+  return crowd;
 }
 
 class AttentionGpu : public test::GpuTest {};
@@ -181,19 +196,37 @@ TEST_F(AttentionGpu, SharedRowsHaveTheBitsOfRowsThatAreNot) {
     const std::vector<Bf16> all = run_gpu(gpu(), two);
     const Case alone = sequence_alone(two, 1);
     EXPECT_TRUE(test::same_bytes(std::span<const Bf16>(run_gpu(gpu(), alone)), std::span<const Bf16>(all).subspan(all.size() / 2)));
-    Case crowd = two;  // 150 rows of the same two sequences
-    for (int i = 1; i < 75; ++i) {
-      for (int seq = 0; seq < 2; ++seq) {
-        crowd.step.positions.push_back(position);
-        crowd.step.token_ids.push_back(0);
-        crowd.step.seq_idx.push_back(seq);
-      }
-      crowd.q.insert(crowd.q.end(), two.q.begin(), two.q.end());
-    }
-    const std::vector<Bf16> out = run_gpu(gpu(), crowd);
+    const std::vector<Bf16> out = run_gpu(gpu(), repeated(two, 75));
     ASSERT_EQ(out.size(), 75 * all.size());
     for (int i = 0; i < 75; ++i) {
       ASSERT_TRUE(test::same_bytes(std::span<const Bf16>(out).subspan(i * all.size(), all.size()), std::span<const Bf16>(all))) << i;
+    }
+  }
+}
+
+// CTAs that have columns of a row each, as many as there is room for, with counters of the backend and as clusters of the C interface.
+TEST_F(AttentionGpu, TeamsHaveTheBitsOfRowsThatAreAlone) {
+  for (const int num_keys : {1, 200, 640, 1152, 2300}) {
+    SCOPED_TRACE(num_keys);
+    const int position = num_keys <= 128 ? num_keys - 1 : (num_keys - 128) * 4;
+    const Dims dims{128, 512, 128, 128, num_keys <= 128 ? 0 : 4, 0};
+    Case one = make_case(60 + num_keys, {{0, position, 1}}, 1, position / kPagePositions + 1, dims);
+    one.max_visible = one.num_visible(0);
+    std::vector<Bf16> expected = run_gpu(gpu(), repeated(one, 75));
+    expected.resize(one.q.size());
+    for (const int num_rows : {1, 2, 8, 16, 17, 32, 33}) {
+      const Case rows = repeated(one, num_rows);
+      const DeviceCase device(gpu(), rows);
+      gpu().attention(device.params());
+      const std::vector<Bf16> with_counters = device.out();
+      run_attention(nullptr, device.params());
+      ASSERT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
+      const std::vector<Bf16> as_clusters = device.out();
+      for (int i = 0; i < num_rows; ++i) {
+        const auto row_of = [&](const std::vector<Bf16>& out) { return std::span<const Bf16>(out).subspan(i * expected.size(), expected.size()); };
+        ASSERT_TRUE(test::same_bytes(row_of(with_counters), std::span<const Bf16>(expected))) << num_rows << " rows, row " << i;
+        ASSERT_TRUE(test::same_bytes(row_of(as_clusters), std::span<const Bf16>(expected))) << num_rows << " rows as clusters, row " << i;
+      }
     }
   }
 }

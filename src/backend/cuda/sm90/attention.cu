@@ -436,7 +436,7 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
       if constexpr (S::kIsTeam) {
         clear<S>(row_sums, o);
         consume_of_team<S>(args, shared, group, row_sums, o);
-        if (work_of(shared, turn).member >= static_cast<int>(args.columns.value)) return;
+        if (!has_columns(args, work_of(shared, turn))) return;
         if (const Work& work_done = work_of(shared, turn); work_done.has_pieces() && !is_alone(args, work_done)) {
           hand_over<S>(args, work_done, work_done.first_part, ptx::thread_here(), row_sums, o);
         }
@@ -561,13 +561,13 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
     args.images = scratch;
     args.team_tiles = plan.team_tiles();
     scratch += int64_t{num_teams} * plan.team_tiles() * kTileImageBytes;
-    args.image_counts = plan.cluster_size > 1 ? reinterpret_cast<uint32_t*>(scratch) : context.arrivals + kMaxArrivals;
+    args.image_counts = context.arrivals == nullptr ? reinterpret_cast<uint32_t*>(scratch) : context.arrivals + kMaxArrivals;
     scratch += int64_t{num_teams} * kTeamCounters * sizeof(uint32_t);
   }
   args.parts = reinterpret_cast<float4*>(scratch);
   const int64_t num_parts = static_cast<int64_t>(plan.split > 1 ? args.num_units : plan.num_ctas) * plan.max_parts;
   args.part_sums = reinterpret_cast<PartSum*>(args.parts + num_parts * S::kVectors * kConsumers);
-  args.is_cluster = plan.cluster_size > 1;
+  args.is_cluster = S::kIsTeam ? context.arrivals == nullptr : plan.cluster_size > 1;
   args.arrivals = context.arrivals;
   args.columns = Divisor(kColumns);
   args.members = Divisor(plan.members);

@@ -79,7 +79,7 @@ struct AttentionPlan {
   int columns = 1;       // sets of columns of the output; more than one: those of a team (attention_team.h)
   int members = 1;       // CTAs of a team, which have a group of a row's pieces in common
   int split = 1;         // CTAs, or teams, that share a row's keys
-  int cluster_size = 1;  // CTAs that wait for each other as a cluster
+  int cluster_size = 1;
   int max_parts = 0;     // of a row in scratch memory
   int num_ctas = 0;
   int num_pieces = 0;  // of the longest row
@@ -116,14 +116,11 @@ inline double sum_cycles(const AttentionParams& params, const AttentionPlan& pla
 }
 
 // cost() of teams.
-inline double team_cost(const AttentionParams& params, int num_sms, AttentionPlan& plan) {
+inline double team_cost(const AttentionParams& params, int num_sms, bool has_arrivals, AttentionPlan& plan) {
   const int num_rows = params.batch.num_tokens * ((params.num_heads + kHeadTile - 1) / kHeadTile), num_teams = num_rows * plan.split;
   if (num_teams * static_cast<int64_t>(plan.members) > num_sms) return -1;  // CTAs wait for each other: all must be resident
-  if (plan.cluster_size > 1) {
-    if (plan.split > 1 || !fits_clusters(num_teams, plan.members)) return -1;
-  } else if (num_teams > kMaxTeams || num_rows * plan.columns > kMaxArrivals) {
-    return -1;
-  }
+  if (num_teams > kMaxTeams || num_rows * plan.columns > kMaxArrivals) return -1;
+  if (!has_arrivals && (plan.split > 1 || !fits_clusters(num_teams, plan.members))) return -1;
   plan.num_ctas = num_teams * plan.members;
   plan.max_parts = plan.split > 1 ? plan.counts.num_groups : 0;
   const int64_t parts = static_cast<int64_t>(num_rows) * plan.columns * plan.max_parts * part_bytes(params.head_dim, plan.columns);
@@ -137,8 +134,8 @@ inline double team_cost(const AttentionParams& params, int num_sms, AttentionPla
 
 // Cycles of one H200 that the slowest CTA takes for rows of the plan's pieces (docs/kernels/attention.md); sets the plan's parts and
 // CTAs. Negative: the plan does not do.
-inline double cost(const AttentionParams& params, int num_sms, AttentionPlan& plan) {
-  if (plan.columns > 1) return team_cost(params, num_sms, plan);
+inline double cost(const AttentionParams& params, int num_sms, bool has_arrivals, AttentionPlan& plan) {
+  if (plan.columns > 1) return team_cost(params, num_sms, has_arrivals, plan);
   const int num_units = params.batch.num_tokens * ((params.num_heads + kHeadTile - 1) / kHeadTile);
   const PartCounts& counts = plan.counts;
   const int num_pieces = plan.num_pieces, num_groups = counts.num_groups;
@@ -198,7 +195,7 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
   const auto consider = [&](AttentionPlan& plan) {
     plan.num_pieces = num_pieces;
     plan.counts = count_parts(num_pieces, plan.split);
-    const double cost = attention_plan::cost(params, num_sms, plan);
+    const double cost = attention_plan::cost(params, num_sms, has_arrivals, plan);
     if (cost < 0 || (lowest >= 0 && cost >= lowest)) return;
     if (plan.columns == 1 && plan.split > 1) {
       const int num_units = plan.num_ctas / plan.split;
@@ -223,7 +220,8 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
       plan.columns = columns;
       plan.members = members;
       plan.split = num_groups;
-      if (!has_arrivals) plan.cluster_size = members;
+      // Pairs are neighbours for what they read in common: 3 % at 64 rows.
+      if (!has_arrivals || members == 2) plan.cluster_size = members;
       consider(plan);
     }
   }

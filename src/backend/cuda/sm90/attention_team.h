@@ -30,7 +30,9 @@ struct TileImage {
   PartSum sums[kHeadTile];
 };
 static_assert(sizeof(TileImage) == kTileImageBytes);
+
 inline constexpr int kValueBlocks = 12, kImages = 5;  // in shared memory, in place of Q and the keys
+inline constexpr int kMoverWarps = kProducers / 32;  // of V
 inline constexpr int kValueBytes = kValueBlocks * kBlockBytes;
 static_assert(kValueBytes + kImages * kTileImageBytes <= (8 + kTiles * 8) * kBlockBytes);
 
@@ -61,6 +63,7 @@ __device__ __forceinline__ TeamMemory& team_memory(SharedMemory<kDim>& shared) {
   return *reinterpret_cast<TeamMemory*>(shared.p[0]);
 }
 
+// Blocks of V, and images behind them.
 template <int kDim>
 __device__ __forceinline__ uint8_t* value_place(SharedMemory<kDim>& shared, int block) {
   static_assert(offsetof(SharedMemory<kDim>, q) == 0 && offsetof(SharedMemory<kDim>, keys) == sizeof(shared.q));
@@ -82,12 +85,16 @@ __device__ __forceinline__ int num_own_tiles(const Arguments& args, const Work& 
   return small_quotient(num_team_tiles(work) - work.member + num_members - 1, num_members);
 }
 
+__device__ __forceinline__ bool has_columns(const Arguments& args, const Work& work) {
+  return work.member < static_cast<int>(args.columns.value);
+}
+
 // Which team of the launch the CTA is in.
 __device__ __forceinline__ int this_team(const Arguments& args) {
   return args.members.quotient(ptx::cta_here());
 }
-__device__ __forceinline__ uint8_t* image_of(const Arguments& args, int tile) {
-  return args.images + (static_cast<int64_t>(this_team(args)) * args.team_tiles + tile) * kTileImageBytes;
+__device__ __forceinline__ TileImage* image_of(const Arguments& args, int tile) {
+  return reinterpret_cast<TileImage*>(args.images) + static_cast<int64_t>(this_team(args)) * args.team_tiles + tile;
 }
 __device__ __forceinline__ uint32_t* image_counts(const Arguments& args) {
   return args.image_counts + this_team(args) * kTeamCounters;
@@ -152,12 +159,13 @@ __device__ __forceinline__ void wait_for_image(const Arguments& args, int num_ti
 }
 
 // Copies the image of a tile, which is there, to shared memory; one thread does.
-template <class S>
-__device__ __forceinline__ void load_image(const Arguments& args, SharedMemory<S::kDim>& shared, int tile) {
+template <int kDim>
+__device__ __forceinline__ void load_image(const Arguments& args, SharedMemory<kDim>& shared, int tile) {
   const int slot = tile % kImages;
-  ptx::mbarrier_wait(&team_memory(shared).barriers.images_empty[slot], tile / kImages % 2 ^ 1);
-  ptx::mbarrier_arrive_expect_tx(&team_memory(shared).barriers.images_full[slot], kTileImageBytes);
-  ptx::bulk_load(image_place(shared, slot), image_of(args, tile), kTileImageBytes, &team_memory(shared).barriers.images_full[slot]);
+  TeamBarriers& barriers = team_memory(shared).barriers;
+  ptx::mbarrier_wait(&barriers.images_empty[slot], tile / kImages % 2 ^ 1);
+  ptx::mbarrier_arrive_expect_tx(&barriers.images_full[slot], kTileImageBytes);
+  ptx::bulk_load(image_place(shared, slot), image_of(args, tile), kTileImageBytes, &barriers.images_full[slot]);
 }
 
 // The last CTA of the team that has seen all images leaves zeros.
@@ -166,52 +174,6 @@ __device__ __forceinline__ void leave_image_counts(const Arguments& args, int nu
   if (ptx::add_release(counts + kTeamCounters - 1, 1) != args.columns.value - 1) return;
   for (int i = 0; i < num_tiles; ++i) counts[i] = 0;
   counts[kTeamCounters - 1] = 0;
-}
-
-// The finders of a team's CTA: as ever for its own tiles; then a warp of them brings the images.
-template <class S>
-__device__ __forceinline__ void find_keys_of_team(const Arguments& args, SharedMemory<S::kDim>& shared) {
-  Work& work = shared.works[0];
-  if (this_finder() == 0) {
-    const Turn turn = first_turn_of_member(args);
-    work = find_work(args, turn.unit, turn.rank);
-    work.member = ptx::cta_here() - this_team(args) * static_cast<int>(args.members.value);
-    ptx::mbarrier_arrive(&shared.work_full[0]);
-  }
-  ptx::mbarrier_wait(&shared.work_full[0], 0);
-  const int num_own = num_own_tiles(args, work), num_pieces = (num_own + kTiles - 1) / kTiles;
-  const auto find = [&](int piece) {
-    if (piece == num_pieces) end_places(shared, piece);
-    if (piece >= num_pieces) return;
-    const int i = piece * kTiles + this_finder() / kTileKeys;  // of the CTA's tiles
-    const int tile = work.piece_begin * kTiles + work.member + i * static_cast<int>(args.members.value);
-    find_places<S::kDim, false>(args, shared, work, i < num_own ? tile * kTileKeys + this_finder() % kTileKeys : work.num_keys,
-                min(num_own - piece * kTiles, kTiles), piece);
-  };
-  find(0);
-  if (num_pieces > 0) move_rotated(shared, 0);
-  find(1);
-  if (this_finder() >= kFinders - 32) {
-    find_output(args.params, work, this_finder() % 32, shared.outputs[0]);
-    ptx::mbarrier_arrive(&shared.output_full[0]);
-  }
-#pragma unroll 1
-  for (int piece = 1; piece < num_pieces; ++piece) {
-    find(piece + 1);
-    move_rotated(shared, piece);
-  }
-  const int num_tiles = num_team_tiles(work);
-  if (num_tiles == 0 || work.member >= static_cast<int>(args.columns.value) || this_finder() < kFinders - 32) return;
-  uint32_t there = 0;
-  ptx::mbarrier_wait(&team_memory(shared).barriers.q_done, 0);
-  ptx::fence_async_proxy();  // bulk copies come where the keys of the producers were
-#pragma unroll 1
-  for (int tile = 0; tile < num_tiles; ++tile) {
-    wait_for_image(args, num_tiles, tile, there);
-    if (this_finder() % 32 == 0) load_image<S>(args, shared, tile);
-    __syncwarp();
-  }
-  if (this_finder() % 32 == 0) leave_image_counts(args, num_tiles);
 }
 
 // What moves V of a team's CTA: a warp a block of 64 dims × 64 keys, of which a lane has 16 dims of every eighth key. Codes are copied to
@@ -224,7 +186,7 @@ struct BlockMover {
   uint32_t chunk;  // of the lane's first key, in block 0 of shared memory
 
   static __device__ __forceinline__ int first_key() { return static_cast<int>(ptx::thread_here()) % 32 / 4; }
-  // Of a tile.
+  // values, scales: of the keys of a tile.
   __device__ __forceinline__ void load(const uint8_t* const* values, int slot, int to_block) const {
     const int quarter = ptx::thread_here() % 4;
     const bool is_rotated = slot == U::kRotatedSlot;
@@ -275,81 +237,113 @@ struct BlockMover {
   }
 };
 
-// V of the CTA's columns, of all tiles: a block of a warp is converted while the next one is under way.
+// V of the CTA's columns, of all tiles, by the producers when the CTA's own tiles are done: a warp converts a block while its next one is
+// under way.
 template <class S>
-__device__ __forceinline__ void move_values(SharedMemory<S::kDim>& shared, const BlockMover<S>& mover, int warp, const Work& work) {
-  constexpr int kMoverWarps = kProducers / 32, kAhead = kValueBlocks / kMoverWarps - 1;
+__device__ __forceinline__ void move_values(const Arguments& args, SharedMemory<S::kDim>& shared) {
+  constexpr int kAhead = kValueBlocks / kMoverWarps - 1;
   TeamBarriers& barriers = team_memory(shared).barriers;
-  const int num_units = num_team_tiles(work) * S::kColumnBlocks, first_slot = work.column * S::kColumnBlocks;
+  ptx::mbarrier_wait(&shared.work_full[0], 0);
+  const Work& work = shared.works[0];
+  const int num_units = num_team_tiles(work) * S::kColumnBlocks, first_slot = work.column * S::kColumnBlocks;  // units: blocks of tiles
+  if (num_units == 0 || !has_columns(args, work)) return;
   ptx::mbarrier_wait(&barriers.places_full, 0);
   ptx::mbarrier_wait(&barriers.q_done, 0);
-  const auto load = [&](int unit, int block, uint32_t phase) {
+  const int lane = ptx::thread_here() % 32, warp = static_cast<int>(ptx::uniform_word(this_producer() / 32));
+  const BlockMover<S> mover{ptx::shared_address(shared.q[0]) + swizzled_offset(lane / 4, 2 * (lane % 4))};
+  const auto load = [&](int unit) {
     if (unit < num_units) {
-      ptx::mbarrier_wait(&barriers.values_empty[block], phase ^ 1);
-      const int tile = unit / S::kColumnBlocks;
+      const int tile = unit / S::kColumnBlocks, block = unit % kValueBlocks;
+      ptx::mbarrier_wait(&barriers.values_empty[block], unit / kValueBlocks % 2 ^ 1);
       mover.load(team_memory(shared).places[tile / kTiles].values + tile % kTiles * kTileKeys, first_slot + unit % S::kColumnBlocks, block);
     }
     ptx::async_load_commit();
   };
 #pragma unroll 1
-  for (int i = 0; i < kAhead; ++i) load(warp + i * kMoverWarps, warp + i * kMoverWarps, 0);
-  int block = warp;
-  uint32_t phase = 0;
+  for (int i = 0; i < kAhead; ++i) load(warp + i * kMoverWarps);
 #pragma unroll 1
   for (int unit = warp; unit < num_units; unit += kMoverWarps) {
-    const int tile = unit / S::kColumnBlocks;
+    const int tile = unit / S::kColumnBlocks, block = unit % kValueBlocks;
     ptx::async_load_wait<kAhead - 1>();
     mover.convert(team_memory(shared).places[tile / kTiles].scales + tile % kTiles * kTileKeys, first_slot + unit % S::kColumnBlocks, block);
     ptx::mbarrier_arrive(&barriers.values_full[block]);
-    // The place of the warp's block before.
-    const int ahead = block < kMoverWarps ? block + kValueBlocks - kMoverWarps : block - kMoverWarps;
-    load(unit + kAhead * kMoverWarps, ahead, block < kMoverWarps ? phase : phase ^ 1);
-    block += kMoverWarps;
-    if (block < kValueBlocks) continue;
-    block -= kValueBlocks;
-    phase ^= 1;
+    load(unit + kAhead * kMoverWarps);
   }
+  ptx::async_load_wait_all();
 }
 
-// The producers of a team's CTA, when its own tiles are done.
+// The finders of a team's CTA: as ever for its own tiles; then a warp of them brings the images.
 template <class S>
-__device__ __forceinline__ void move_values(const Arguments& args, SharedMemory<S::kDim>& shared) {
-  const int lane = ptx::thread_here() % 32, warp = static_cast<int>(ptx::uniform_word(this_producer() / 32));
+__device__ __forceinline__ void find_keys_of_team(const Arguments& args, SharedMemory<S::kDim>& shared) {
+  Work& work = shared.works[0];
+  if (this_finder() == 0) {
+    const Turn turn = first_turn_of_member(args);
+    work = find_work(args, turn.unit, turn.rank);
+    work.member = ptx::cta_here() - this_team(args) * static_cast<int>(args.members.value);
+    ptx::mbarrier_arrive(&shared.work_full[0]);
+  }
   ptx::mbarrier_wait(&shared.work_full[0], 0);
-  const Work& work = shared.works[0];
-  if (num_team_tiles(work) == 0 || work.member >= static_cast<int>(args.columns.value)) return;
-  const BlockMover<S> mover{ptx::shared_address(shared.q[0]) + swizzled_offset(lane / 4, 2 * (lane % 4))};
-  move_values<S>(shared, mover, warp, work);
-  ptx::async_load_wait_all();
+  const int num_own = num_own_tiles(args, work), num_pieces = (num_own + kTiles - 1) / kTiles;
+  const auto find = [&](int piece) {
+    if (piece == num_pieces) end_places(shared, piece);
+    if (piece >= num_pieces) return;
+    const int i = piece * kTiles + this_finder() / kTileKeys;  // of the CTA's tiles
+    const int tile = work.piece_begin * kTiles + work.member + i * static_cast<int>(args.members.value);
+    find_places<S::kDim, false>(args, shared, work, i < num_own ? tile * kTileKeys + this_finder() % kTileKeys : work.num_keys,
+                min(num_own - piece * kTiles, kTiles), piece);
+  };
+  find(0);
+  if (num_pieces > 0) move_rotated(shared, 0);
+  find(1);
+  if (this_finder() >= kFinders - 32) {
+    find_output(args.params, work, this_finder() % 32, shared.outputs[0]);
+    ptx::mbarrier_arrive(&shared.output_full[0]);
+  }
+#pragma unroll 1
+  for (int piece = 1; piece < num_pieces; ++piece) {
+    find(piece + 1);
+    move_rotated(shared, piece);
+  }
+  const int num_tiles = num_team_tiles(work);
+  if (num_tiles == 0 || !has_columns(args, work) || this_finder() < kFinders - 32) return;
+  uint32_t there = 0;
+  ptx::mbarrier_wait(&team_memory(shared).barriers.q_done, 0);
+  ptx::fence_async_proxy();  // bulk copies come where the keys of the producers were
+#pragma unroll 1
+  for (int tile = 0; tile < num_tiles; ++tile) {
+    wait_for_image(args, num_tiles, tile, there);
+    if (this_finder() % 32 == 0) load_image(args, shared, tile);
+    __syncwarp();
+  }
+  if (this_finder() % 32 == 0) leave_image_counts(args, num_tiles);
 }
 
 // P of a tile for all CTAs of the team.
 __device__ __forceinline__ void store_image(const Arguments& args, int tile, int thread, const TileWeights& weights) {
-  uint8_t* image = image_of(args, tile);
-  uint4* p = reinterpret_cast<uint4*>(image) + thread % kGroupThreads;
+  TileImage& image = *image_of(args, tile);
 #pragma unroll
   for (int i = 0; i < kTerms * kSteps; ++i) {
     const uint32_t(&words)[4] = weights.p[i / kSteps][i % kSteps];
-    __stcg(p + i * kGroupThreads, make_uint4(words[0], words[1], words[2], words[3]));
+    __stcg(&image.p[i][thread % kGroupThreads], make_uint4(words[0], words[1], words[2], words[3]));
   }
   if (thread % 4 < 2) {
     const PartSum& sum = thread % 4 == 0 ? weights.sums[0] : weights.sums[1];
-    int2* sums = reinterpret_cast<int2*>(image + kTerms * kSteps * kGroupThreads * sizeof(uint4));
-    __stcg(sums + first_head(thread) + thread % 4 * 8, make_int2(sum.maximum, __float_as_int(sum.total)));
+    __stcg(reinterpret_cast<int2*>(image.sums) + first_head(thread) + thread % 4 * 8, make_int2(sum.maximum, __float_as_int(sum.total)));
   }
   __syncwarp();
   if (thread % 32 == 0) ptx::count_release(image_counts(args) + tile, 1);
 }
 
-template <class S>
-__device__ __forceinline__ void read_image(SharedMemory<S::kDim>& shared, int tile, int thread, TileWeights& weights) {
+// P of a tile from its image, when it has come.
+template <int kDim>
+__device__ __forceinline__ void read_image(SharedMemory<kDim>& shared, int tile, int thread, TileWeights& weights) {
   const int slot = tile % kImages;
-  const uint32_t p = ptx::shared_address(image_place(shared, slot)) + thread % kGroupThreads * 16;
-  const uint32_t sums = ptx::shared_address(image_place(shared, slot)) + kTerms * kSteps * kGroupThreads * 16 + first_head(thread) * 8;
+  const TileImage* image = reinterpret_cast<const TileImage*>(image_place(shared, slot));
+  const uint32_t p = ptx::shared_address(&image->p[0][thread % kGroupThreads]), sums = ptx::shared_address(&image->sums[first_head(thread)]);
   ptx::mbarrier_wait(&team_memory(shared).barriers.images_full[slot], tile / kImages % 2);
 #pragma unroll
   for (int i = 0; i < kTerms * kSteps; ++i) {
-    const uint4 words = ptx::load_shared(p + i * kGroupThreads * 16);
+    const uint4 words = ptx::load_shared(p + i * sizeof(image->p[0]));
     uint32_t(&to)[4] = weights.p[i / kSteps][i % kSteps];
     to[0] = words.x;
     to[1] = words.y;
@@ -358,14 +352,14 @@ __device__ __forceinline__ void read_image(SharedMemory<S::kDim>& shared, int ti
   }
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
-    const uint2 sum = ptx::load_shared_pair(sums + row * 64);
+    const uint2 sum = ptx::load_shared_pair(sums + row * 8 * sizeof(PartSum));
     weights.sums[row] = {static_cast<int>(sum.x), __int_as_float(static_cast<int>(sum.y))};
   }
   ptx::mbarrier_arrive(&team_memory(shared).barriers.images_empty[slot]);
 }
 
-// The consumers' products of a team's CTA with V of its columns, in the order of tiles: of a warpgroup with one block a product is under
-// way while the sums of the one before are added.
+// The consumers' products of a team's CTA with V of its columns, in the order of tiles. A warpgroup with one block has two tiles' products
+// under way, for P of the second one and the sums of the first to be read beside them.
 template <class S>
 __device__ __forceinline__ void multiply_images(SharedMemory<S::kDim>& shared, int group, int num_tiles, RowSums& row_sums, Output<S>& o) {
   const int thread = ptx::thread_here();
@@ -383,7 +377,7 @@ __device__ __forceinline__ void multiply_images(SharedMemory<S::kDim>& shared, i
   };
   const auto free = [&](int block) { ptx::mbarrier_arrive(&team_memory(shared).barriers.values_empty[block]); };
   TileWeights even, odd;
-  read_image<S>(shared, 0, thread, even);
+  read_image(shared, 0, thread, even);
   if constexpr (S::kGroupBlocks == 1) {
     float even_sum[32], odd_sum[32];
     const auto begin = [&](TileWeights& weights, float (&sum)[32], int block, uint32_t block_phase) {
@@ -407,12 +401,12 @@ __device__ __forceinline__ void multiply_images(SharedMemory<S::kDim>& shared, i
 #pragma unroll 1
     for (int tile = 2; tile <= num_tiles; tile += 2) {
       begin(even, even_sum, first, phase);
-      read_image<S>(shared, tile - 1, thread, odd);
+      read_image(shared, tile - 1, thread, odd);
       const bool turns = first + S::kColumnBlocks >= kValueBlocks;
       begin(odd, odd_sum, turns ? first + S::kColumnBlocks - kValueBlocks : first + S::kColumnBlocks, phase ^ (turns ? 1 : 0));
       ptx::wgmma_wait_group<1>();
       end(even, even_sum, [&] {
-        if (tile < num_tiles) read_image<S>(shared, tile, thread, even);
+        if (tile < num_tiles) read_image(shared, tile, thread, even);
       });
       ptx::wgmma_wait_group<0>();
       end(odd, odd_sum, [] {});
@@ -426,9 +420,9 @@ __device__ __forceinline__ void multiply_images(SharedMemory<S::kDim>& shared, i
     };
 #pragma unroll 1
     for (int tile = 0; tile < num_tiles; tile += 2) {
-      add(even, [&] { read_image<S>(shared, tile + 1, thread, odd); });
+      add(even, [&] { read_image(shared, tile + 1, thread, odd); });
       add(odd, [&] {
-        if (tile + 2 < num_tiles) read_image<S>(shared, tile + 2, thread, even);
+        if (tile + 2 < num_tiles) read_image(shared, tile + 2, thread, even);
       });
     }
   }
@@ -439,10 +433,9 @@ template <class S>
 __device__ __forceinline__ void consume_of_team(const Arguments& args, SharedMemory<S::kDim>& shared, int group, RowSums& row_sums,
                                                 Output<S>& o) {
   const Work& work = shared.works[0];
-  const bool has_columns = work.member < static_cast<int>(args.columns.value);
   const int num_tiles = ptx::uniform(num_team_tiles(work)), num_members = static_cast<int>(args.members.value);
   const int thread = ptx::thread_here();
-  if (has_columns && group == 1) find_team_places<S>(args, shared, work, thread - kGroupThreads);
+  if (has_columns(args, work) && group == 1) find_team_places<S>(args, shared, work, thread - kGroupThreads);
   int tile = work.member + group * num_members;
   if (tile >= num_tiles) ptx::mbarrier_arrive(&team_memory(shared).barriers.q_done);
 #pragma unroll 1
@@ -456,7 +449,7 @@ __device__ __forceinline__ void consume_of_team(const Arguments& args, SharedMem
     weigh_keys(thread, mask, args.logit_scale, s, weights);
     store_image(args, tile, thread, weights);
   }
-  if (num_tiles == 0 || !has_columns || (S::kGroups == 1 && group == 1)) return;
+  if (num_tiles == 0 || !has_columns(args, work) || (S::kGroups == 1 && group == 1)) return;
   multiply_images<S>(shared, group, num_tiles, row_sums, o);
 }
 

@@ -23,7 +23,7 @@ struct Arguments {
   int max_parts;       // of a unit in scratch memory
   float4* parts;       // [unit, max_parts, vector, thread]; without sharing [CTA, max_parts, vector, thread]
   PartSum* part_sums;  // the same with [2, thread]
-  bool is_cluster;     // those CTAs, or a team's
+  bool is_cluster;     // those CTAs, or a team's, wait for each other as a cluster
   uint32_t* arrivals;  // of those CTAs, by unit, where they are no cluster
   uint8_t* images;     // of P, of teams: [team, team_tiles] TileImage
   int team_tiles;
