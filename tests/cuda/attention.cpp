@@ -223,7 +223,9 @@ TEST_F(AttentionGpu, TeamsHaveTheBitsOfRowsThatAreAlone) {
       ASSERT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
       const std::vector<Bf16> as_clusters = device.out();
       for (int i = 0; i < num_rows; ++i) {
-        const auto row_of = [&](const std::vector<Bf16>& out) { return std::span<const Bf16>(out).subspan(i * expected.size(), expected.size()); };
+        const auto row_of = [&](const std::vector<Bf16>& out) {
+          return std::span<const Bf16>(out).subspan(i * expected.size(), expected.size());
+        };
         ASSERT_TRUE(test::same_bytes(row_of(with_counters), std::span<const Bf16>(expected))) << num_rows << " rows, row " << i;
         ASSERT_TRUE(test::same_bytes(row_of(as_clusters), std::span<const Bf16>(expected))) << num_rows << " rows as clusters, row " << i;
       }

@@ -1,9 +1,10 @@
 // Core attention with sink (ops/attention.h) on wgmma, f16 operands and fp32 sums.
 //
-// Work. A row × 64 heads belongs to a CTA, or to several: some for other columns of the output, others for other keys. Keys (window
-// ascending, then entries) come in pieces of two tiles of 64. Every tile's products start from zero, relative to the tile's own maxima,
-// and are added to those of the tiles before it in fp32, with exact factors (fold(), block/attention_output.h). So a row's bits depend on
-// its keys alone, not on who computed which tile and which columns: make_attention_plan() chooses what fills the GPU.
+// Work. A row × 64 heads belongs to a CTA, or to several: of a team some for other tiles of S and other columns of the output
+// (attention_team.h), others for other keys. Keys (window ascending, then entries) come in pieces of two tiles of 64. Every tile's products
+// start from zero, relative to the tile's own maxima, and are added to those of the tiles before it in fp32, with exact factors (fold(),
+// block/attention_output.h). So a row's bits depend on its keys alone, not on who computed which tile and which columns:
+// make_attention_plan() chooses what fills the GPU.
 //
 //   finder warpgroup        rows → pieces → where their keys are, a piece ahead; rotated dims, and Q of the next row → shared memory
 //   producer warpgroup      FP8 codes → shared memory, three pairs of words ahead → f16 → tile 0, then tile 1, block of 64 dims by block
@@ -110,10 +111,10 @@ __device__ __forceinline__ Part& this_part(SharedMemory<kDim>& shared) {
 
 // The consumers' work on the CTA's pieces of a row: into scratch memory, or, of a short row that is not shared, o and row_sums.
 template <class S>
-__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<S::kDim>& shared, int group, ConsumerTurn& turn, RowSums& row_sums,
-                                        Output<S>& o) {
+__device__ __forceinline__ void consume(const Arguments& args, SharedMemory<S::kDim>& shared, int group, ConsumerTurn& turn,
+                                        RowSums& row_sums, Output<S>& o) {
   constexpr bool kAll = S::kGroups == 2;  // warpgroups have columns
-  uint32_t left;                                                  // pieces of the row << 16 | tiles of the part
+  uint32_t left;                          // pieces of the row << 16 | tiles of the part
   static_assert(kAttentionMaxKeys / kPieceKeys <= 0xffff);
   const auto begin_part = [&](const Part& part, int tile) {
     __syncwarp();
@@ -286,9 +287,10 @@ __device__ __forceinline__ void emit_row(const Arguments& args, const Work& work
 #pragma unroll
     for (int i = 0; i < S::kGroupBlocks; ++i) {
       constexpr int kRotatedSlot = Units<S::kDim>::kRotatedSlot;
-      const bool is_rotated = i == kRotatedSlot % S::kGroupBlocks && first_slot + i == kRotatedSlot;  // the first term spares copies of code
+      // The first term spares copies of code.
+      const bool is_rotated = i == kRotatedSlot % S::kGroupBlocks && first_slot + i == kRotatedSlot;
       emit_block<S::kDim>(out + Units<S::kDim>::block_at(first_slot + i) * kBlockDims, heads.num_heads - first_row, output.rotations, lane,
-                       is_rotated, sums, o[i], staging + thread / 32 * 2048);
+                          is_rotated, sums, o[i], staging + thread / 32 * 2048);
     }
   } else {
 #pragma unroll
@@ -429,7 +431,9 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
       ptx::mbarrier_arrive(&shared.q_empty);
     }
     if (const Work& work = work_of(shared, turn); work.position < 0) {
-      if (first_turn_of<S>(args).rank == 0 && work.column == 0 && work.member == 0) write_padding(args.params, work.heads, ptx::thread_here(), kConsumers);
+      if (first_turn_of<S>(args).rank == 0 && work.column == 0 && work.member == 0) {
+        write_padding(args.params, work.heads, ptx::thread_here(), kConsumers);
+      }
     } else {
       RowSums row_sums;
       Output<S> o;
@@ -465,7 +469,8 @@ __device__ __forceinline__ void consume_rows(const Arguments& args, SharedMemory
   }
 }
 
-// Two or three threads do, barrier by barrier: their addresses are then known, where those of a thread each would be taken one after the other.
+// Two or three threads do, barrier by barrier: their addresses are then known, where those of a thread each would be taken one after the
+// other.
 template <class S>
 __device__ __forceinline__ void init_barriers(SharedMemory<S::kDim>& shared) {
   using U = Units<S::kDim>;

@@ -76,11 +76,11 @@ constexpr PartCounts count_parts(int num_pieces, int split) {
 }
 
 struct AttentionPlan {
-  int columns = 1;       // sets of columns of the output; more than one: those of a team (attention_team.h)
-  int members = 1;       // CTAs of a team, which have a group of a row's pieces in common
-  int split = 1;         // CTAs, or teams, that share a row's keys
+  int columns = 1;  // sets of columns of the output; more than one: those of a team (attention_team.h)
+  int members = 1;  // CTAs of a team, which have a group of a row's pieces in common
+  int split = 1;    // CTAs, or teams, that share a row's keys
   int cluster_size = 1;
-  int max_parts = 0;     // of a row in scratch memory
+  int max_parts = 0;  // of a row in scratch memory
   int num_ctas = 0;
   int num_pieces = 0;  // of the longest row
   PartCounts counts;   // of that row
@@ -101,7 +101,9 @@ constexpr bool fits_clusters(int num_clusters, int cluster_size) {
 }
 
 // Whether one warpgroup has all columns of a CTA.
-constexpr bool has_one_group(int head_dim, int columns) { return head_dim <= 128 || head_dim / columns == 64; }
+constexpr bool has_one_group(int head_dim, int columns) {
+  return head_dim <= 128 || head_dim / columns == 64;
+}
 
 // Of a CTA's sums in scratch memory. Threads of a warpgroup without columns have a place as well.
 inline int64_t part_bytes(int head_dim, int columns) {
@@ -220,16 +222,15 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
       plan.columns = columns;
       plan.members = members;
       plan.split = num_groups;
-      // Pairs are neighbours for what they read in common: 3 % at 64 rows.
-      if (!has_arrivals || members == 2) plan.cluster_size = members;
+      // Pairs are neighbours for what they read in common: 3 % at 64 rows. Where teams wait for each other all must be resident, and a
+      // GPU may have an odd SM.
+      if (!has_arrivals || (members == 2 && num_groups == 1)) plan.cluster_size = members;
       consider(plan);
     }
   }
   if (lowest < 0) {
-    fail_line(
-        "attention: %lld bytes of scratch, expected at least %lld for %lld keys", static_cast<long long>(params.scratch_bytes),
-        static_cast<long long>(num_groups * attention_plan::part_bytes(params.head_dim, 1)),
-        static_cast<long long>(num_keys));
+    fail_line("attention: %lld bytes of scratch, expected at least %lld for %lld keys", static_cast<long long>(params.scratch_bytes),
+              static_cast<long long>(num_groups * attention_plan::part_bytes(params.head_dim, 1)), static_cast<long long>(num_keys));
   }
   return best;
 }

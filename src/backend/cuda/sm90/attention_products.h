@@ -90,6 +90,14 @@ __device__ __forceinline__ void multiply_values(const TileWeights& weights, uint
   ptx::wgmma_commit_group();
 }
 
+// o · keep, where that changes anything in the warp.
+template <class S>
+__device__ __forceinline__ void scale_output(const FoldFactors (&factors)[2], Output<S>& o) {
+  if (!ptx::any_lane(factors[0].keep != 1.0f || factors[1].keep != 1.0f)) return;
+#pragma unroll
+  for (int i = 0; i < S::kGroupBlocks * 32; ++i) o[i / 32][i % 32] *= factors[i / 2 % 2].keep;
+}
+
 // o += P·V of a tile for the warpgroup's columns, and the row's sums += the tile's: fold(), where a factor of 1 is left out. `values`:
 // descriptor of the first block. wait(i) returns when block i is there, free(i) is called when it has been multiplied. `meanwhile`: what to
 // do while the first product is under way.
@@ -103,10 +111,7 @@ __device__ __forceinline__ void add_tile(uint64_t values, TileWeights& weights, 
   FoldFactors factors[2];
 #pragma unroll
   for (int row = 0; row < 2; ++row) factors[row] = fold(row_sums[row], weights.sums[row]);
-  if (ptx::any_lane(factors[0].keep != 1.0f || factors[1].keep != 1.0f)) {
-#pragma unroll
-    for (int i = 0; i < S::kGroupBlocks * 32; ++i) o[i / 32][i % 32] *= factors[i / 2 % 2].keep;
-  }
+  scale_output<S>(factors, o);
   meanwhile();
 #pragma unroll
   for (int i = 0; i < S::kGroupBlocks; ++i) {

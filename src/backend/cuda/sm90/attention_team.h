@@ -1,9 +1,9 @@
-// A team: CTAs that have a group of a row's pieces (up to 1,152 keys) in common. S and the softmax of every tile are one member's work, P of
-// the tile is for all of them. The first members have a set of columns of the output each, and multiply P with V of these, tile by tile in
-// the order of the row. So nothing but P goes from CTA to CTA, and the sums are those of a CTA that is alone, bit by bit.
+// A team: CTAs that have a group of a row's pieces (up to 1,152 keys) in common. S and the softmax of every tile are one member's work, P
+// of the tile is for all of them. The first members have a set of columns of the output each, and multiply P with V of these, tile by tile
+// in the order of the row. So nothing but P goes from CTA to CTA, and the sums are those of a CTA that is alone, bit by bit.
 //
-//   first   S of tiles m, m + M, … of the group by member m of M: keys and Q in shared memory as ever. P and its sums → global memory, as an
-//           image of the registers; whoever has stored one counts there.
+//   first   S of tiles m, m + M, … of the group by member m of M: keys and Q in shared memory as ever. P and its sums → global memory, as
+//           an image of the registers; whoever has stored one counts there.
 //   second  Q's place and what follows: blocks of V of the CTA's columns, 64 dims × 64 keys, 12 at a time; behind them images of P, 5 at a
 //           time, by bulk copies; P's place: where the keys of all tiles are.
 //
@@ -32,7 +32,7 @@ struct TileImage {
 static_assert(sizeof(TileImage) == kTileImageBytes);
 
 inline constexpr int kValueBlocks = 12, kImages = 5;  // in shared memory, in place of Q and the keys
-inline constexpr int kMoverWarps = kProducers / 32;  // of V
+inline constexpr int kMoverWarps = kProducers / 32;   // of V
 inline constexpr int kValueBytes = kValueBlocks * kBlockBytes;
 static_assert(kValueBytes + kImages * kTileImageBytes <= (8 + kTiles * 8) * kBlockBytes);
 
@@ -122,8 +122,8 @@ __device__ __forceinline__ void init_team_barriers(TeamBarriers& team) {
   }
 }
 
-// Where the keys of all tiles of the team are, for the CTA's columns. Warpgroup 1 of the consumers finds them: it has the CTA's second tile,
-// if there is one.
+// Where the keys of all tiles of the team are, for the CTA's columns. Warpgroup 1 of the consumers finds them: it has the CTA's second
+// tile, if there is one.
 template <class S>
 __device__ __forceinline__ void find_team_places(const Arguments& args, SharedMemory<S::kDim>& shared, const Work& work, int thread) {
   constexpr int kMost = kGroupPieces;  // keys of a thread
@@ -209,7 +209,8 @@ struct BlockMover {
       for (int begin = 0; begin < kKeys; begin += kAtOnce) {
         uint4 words[kAtOnce][2];
 #pragma unroll
-        for (int i = 0; i < kAtOnce * 2; ++i) words[i / 2][i % 2] = ptx::load_shared((at ^ i % 2 * 16) + (begin + i / 2) * kSwizzleAtomBytes);
+        for (int i = 0; i < kAtOnce * 2; ++i)
+          words[i / 2][i % 2] = ptx::load_shared((at ^ i % 2 * 16) + (begin + i / 2) * kSwizzleAtomBytes);
 #pragma unroll
         for (int i = 0; i < kAtOnce; ++i) {
           const PermutedDims dims = permuted_f16(words[i][0], words[i][1]);
@@ -265,7 +266,8 @@ __device__ __forceinline__ void move_values(const Arguments& args, SharedMemory<
   for (int unit = warp; unit < num_units; unit += kMoverWarps) {
     const int tile = unit / S::kColumnBlocks, block = unit % kValueBlocks;
     ptx::async_load_wait<kAhead - 1>();
-    mover.convert(team_memory(shared).places[tile / kTiles].scales + tile % kTiles * kTileKeys, first_slot + unit % S::kColumnBlocks, block);
+    mover.convert(team_memory(shared).places[tile / kTiles].scales + tile % kTiles * kTileKeys, first_slot + unit % S::kColumnBlocks,
+                  block);
     ptx::mbarrier_arrive(&barriers.values_full[block]);
     load(unit + kAhead * kMoverWarps);
   }
@@ -290,7 +292,7 @@ __device__ __forceinline__ void find_keys_of_team(const Arguments& args, SharedM
     const int i = piece * kTiles + this_finder() / kTileKeys;  // of the CTA's tiles
     const int tile = work.piece_begin * kTiles + work.member + i * static_cast<int>(args.members.value);
     find_places<S::kDim, false>(args, shared, work, i < num_own ? tile * kTileKeys + this_finder() % kTileKeys : work.num_keys,
-                min(num_own - piece * kTiles, kTiles), piece);
+                                min(num_own - piece * kTiles, kTiles), piece);
   };
   find(0);
   if (num_pieces > 0) move_rotated(shared, 0);
@@ -339,7 +341,8 @@ template <int kDim>
 __device__ __forceinline__ void read_image(SharedMemory<kDim>& shared, int tile, int thread, TileWeights& weights) {
   const int slot = tile % kImages;
   const TileImage* image = reinterpret_cast<const TileImage*>(image_place(shared, slot));
-  const uint32_t p = ptx::shared_address(&image->p[0][thread % kGroupThreads]), sums = ptx::shared_address(&image->sums[first_head(thread)]);
+  const uint32_t p = ptx::shared_address(&image->p[0][thread % kGroupThreads]),
+                 sums = ptx::shared_address(&image->sums[first_head(thread)]);
   ptx::mbarrier_wait(&team_memory(shared).barriers.images_full[slot], tile / kImages % 2);
 #pragma unroll
   for (int i = 0; i < kTerms * kSteps; ++i) {
@@ -380,13 +383,13 @@ __device__ __forceinline__ void multiply_images(SharedMemory<S::kDim>& shared, i
   read_image(shared, 0, thread, even);
   if constexpr (S::kGroupBlocks == 1) {
     float even_sum[32], odd_sum[32];
-    const auto begin = [&](TileWeights& weights, float (&sum)[32], int block, uint32_t block_phase) {
+    const auto begin = [&](TileWeights& weights, float(&sum)[32], int block, uint32_t block_phase) {
       fence_operands(weights);
       wait(block, block_phase);
       multiply_values(weights, uniform_descriptor(value_place(shared, block)), sum);
     };
     // `meanwhile` may overwrite the weights.
-    const auto end = [&](TileWeights& weights, float (&sum)[32], const auto& meanwhile) {
+    const auto end = [&](TileWeights& weights, float(&sum)[32], const auto& meanwhile) {
       fence_operands(sum);
       fence_operands(weights);
       free(first);
@@ -395,8 +398,9 @@ __device__ __forceinline__ void multiply_images(SharedMemory<S::kDim>& shared, i
 #pragma unroll
       for (int row = 0; row < 2; ++row) factors[row] = fold(row_sums[row], weights.sums[row]);
       meanwhile();
+      scale_output<S>(factors, o);
 #pragma unroll
-      for (int k = 0; k < 32; ++k) o[0][k] = fold(o[0][k], sum[k], factors[k / 2 % 2].keep, factors[k / 2 % 2].gain);
+      for (int k = 0; k < 32; ++k) o[0][k] = __fmaf_rn(sum[k], factors[k / 2 % 2].gain, o[0][k]);
     };
 #pragma unroll 1
     for (int tile = 2; tile <= num_tiles; tile += 2) {
@@ -433,19 +437,20 @@ template <class S>
 __device__ __forceinline__ void consume_of_team(const Arguments& args, SharedMemory<S::kDim>& shared, int group, RowSums& row_sums,
                                                 Output<S>& o) {
   const Work& work = shared.works[0];
-  const int num_tiles = ptx::uniform(num_team_tiles(work)), num_members = static_cast<int>(args.members.value);
+  TeamBarriers& barriers = team_memory(shared).barriers;
+  const int num_tiles = ptx::uniform(num_team_tiles(work)), step = kTiles * static_cast<int>(args.members.value);
   const int thread = ptx::thread_here();
   if (has_columns(args, work) && group == 1) find_team_places<S>(args, shared, work, thread - kGroupThreads);
-  int tile = work.member + group * num_members;
-  if (tile >= num_tiles) ptx::mbarrier_arrive(&team_memory(shared).barriers.q_done);
+  int tile = work.member + group * (step / kTiles);
+  if (tile >= num_tiles) ptx::mbarrier_arrive(&barriers.q_done);
 #pragma unroll 1
-  for (uint32_t phase = 0; tile < num_tiles; tile += kTiles * num_members, phase ^= 1) {
+  for (uint32_t phase = 0; tile < num_tiles; tile += step, phase ^= 1) {
     float s[kTileKeys / 2];
     TileWeights weights;
     const uint2 mask = multiply_keys<S::kDim>(shared, group, phase, s);
-    if (tile + kTiles * num_members >= num_tiles) ptx::mbarrier_arrive(&team_memory(shared).barriers.q_done);
+    if (tile + step >= num_tiles) ptx::mbarrier_arrive(&barriers.q_done);
 #pragma unroll
-    for (int i = 0; i < S::kBlocks; ++i) ptx::mbarrier_arrive(&shared.empty[group][i]);
+    for (int block = 0; block < S::kBlocks; ++block) ptx::mbarrier_arrive(&shared.empty[group][block]);
     weigh_keys(thread, mask, args.logit_scale, s, weights);
     store_image(args, tile, thread, weights);
   }

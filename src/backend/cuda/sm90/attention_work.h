@@ -114,6 +114,7 @@ __device__ __forceinline__ Work find_work(const Arguments& args, int unit, int r
   work.unit = unit;
   const int tile = args.columns.quotient(unit);
   work.column = unit - tile * static_cast<int>(args.columns.value);
+  work.member = 0;
   work.heads = heads_of(args, unit);
   work.position = ptx::load_here(params.batch.positions + work.heads.row);
   work.seq_idx = ptx::load_here(params.batch.seq_idx + work.heads.row);
