@@ -44,7 +44,7 @@ struct TeamPlaces {
 
 struct TeamBarriers {
   uint64_t places_full;                // of all keys
-  uint64_t q_done;                     // the CTA's last S: its shared memory is free for V and P
+  uint64_t q_done;                     // S of the CTA's own tiles, by consumers and producers: its shared memory is free for V and P
   uint64_t values_full[kValueBlocks];  // blocks of 64 dims × 64 keys
   uint64_t values_empty[kValueBlocks];
   uint64_t images_full[kImages];
@@ -109,7 +109,7 @@ __device__ __forceinline__ void clear_image_counts(const Arguments& args) {
 template <class S>
 __device__ __forceinline__ void init_team_barriers(TeamBarriers& team) {
   ptx::mbarrier_init(&team.places_full, 2 * kGroupThreads);
-  ptx::mbarrier_init(&team.q_done, kConsumers);
+  ptx::mbarrier_init(&team.q_done, kConsumers + kProducers);
 #pragma unroll
   for (int i = 0; i < kValueBlocks; ++i) {
     ptx::mbarrier_init(&team.values_full[i], 32);
@@ -248,6 +248,7 @@ __device__ __forceinline__ void move_values(const Arguments& args, SharedMemory<
   const Work& work = shared.works[0];
   const int num_units = num_team_tiles(work) * S::kColumnBlocks, first_slot = work.column * S::kColumnBlocks;  // units: blocks of tiles
   if (num_units == 0 || !has_columns(args, work)) return;
+  ptx::mbarrier_arrive(&barriers.q_done);
   ptx::mbarrier_wait(&barriers.places_full, 0);
   ptx::mbarrier_wait(&barriers.q_done, 0);
   const int lane = ptx::thread_here() % 32, warp = static_cast<int>(ptx::uniform_word(this_producer() / 32));
@@ -287,7 +288,7 @@ __device__ __forceinline__ void find_keys_of_team(const Arguments& args, SharedM
   ptx::mbarrier_wait(&shared.work_full[0], 0);
   const int num_own = num_own_tiles(args, work), num_pieces = (num_own + kTiles - 1) / kTiles;
   const auto find = [&](int piece) {
-    if (piece == num_pieces) end_places(shared, piece);
+    if (piece == num_pieces && num_own % kTiles == 0) end_places(shared, piece);  // a single tile is known to be the last
     if (piece >= num_pieces) return;
     const int i = piece * kTiles + this_finder() / kTileKeys;  // of the CTA's tiles
     const int tile = work.piece_begin * kTiles + work.member + i * static_cast<int>(args.members.value);
@@ -379,6 +380,7 @@ __device__ __forceinline__ void multiply_images(SharedMemory<S::kDim>& shared, i
     ptx::fence_async_proxy();
   };
   const auto free = [&](int block) { ptx::mbarrier_arrive(&team_memory(shared).barriers.values_empty[block]); };
+  ptx::mbarrier_wait(&team_memory(shared).barriers.q_done, 0);  // the output is staged where the producers' words were
   TileWeights even, odd;
   read_image(shared, 0, thread, even);
   if constexpr (S::kGroupBlocks == 1) {
