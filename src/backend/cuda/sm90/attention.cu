@@ -396,11 +396,12 @@ __device__ __forceinline__ void emit_shares(const Arguments& args, const Work& w
   }
 }
 
-// Where emit_row() stages: P's place, in which a team has something else.
+// Where emit_row() stages: P's place, in which a team has something else; there what its own tiles needed.
 template <class S>
 __device__ __forceinline__ uint8_t* staging_of(SharedMemory<S::kDim>& shared) {
   using Memory = SharedMemory<S::kDim>;
-  static_assert(sizeof(Memory::words) + sizeof(Memory::places) >= kWarps * 2048 || !S::kIsTeam);
+  static_assert(offsetof(Memory, words) % kSwizzleRowBytes == 0);
+  static_assert(!S::kIsTeam || offsetof(Memory, places) + sizeof(Memory::places) - offsetof(Memory, words) >= kWarps * 2048);
   return S::kIsTeam ? shared.words[0][0] : shared.p[0];
 }
 
