@@ -30,6 +30,7 @@ struct TileImage {
   PartSum sums[kHeadTile];
 };
 static_assert(sizeof(TileImage) == kTileImageBytes);
+static_assert(kGroupPieces * kTiles < kTeamCounters && kTeamCounters == 32, "a lane a tile");
 
 inline constexpr int kValueBlocks = 12, kImages = 5;  // in shared memory, in place of Q and the keys
 inline constexpr int kMoverWarps = kProducers / 32;   // of V
