@@ -28,7 +28,6 @@
 #include "backend/cuda/ptx/counter.h"
 #include "backend/cuda/ptx/grid.h"
 #include "backend/cuda/ptx/registers.h"
-#include "backend/cuda/ptx/wgmma.h"
 #include "backend/cuda/sm90/attention_finders.h"
 #include "backend/cuda/sm90/attention_keys.h"
 #include "backend/cuda/sm90/attention_plan.h"
@@ -555,20 +554,18 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
   args.ring_page_bytes = KvEntryLayout{S::kDim}.page_bytes(params.ring.ring_size);
   args.entry_page_bytes = params.entries.data == nullptr ? 0 : KvEntryLayout{S::kDim}.page_bytes(params.entries.entries_per_page);
   args.logit_scale = params.softmax_scale * kLog2E;
-  const int num_head_tiles = (params.num_heads + kHeadTile - 1) / kHeadTile;
-  args.num_units = params.batch.num_tokens * num_head_tiles * kColumns;
+  args.num_units = params.batch.num_tokens * num_head_tiles(params) * kColumns;
   args.split = plan.split;
   args.num_pieces = plan.num_pieces;
   args.counts = plan.counts;
   args.max_parts = plan.max_parts;
   uint8_t* scratch = static_cast<uint8_t*>(params.scratch);
   if (S::kIsTeam) {
-    const int num_teams = plan.num_ctas / plan.members;
     args.images = scratch;
     args.team_tiles = plan.team_tiles();
-    scratch += int64_t{num_teams} * plan.team_tiles() * kTileImageBytes;
+    scratch += plan.image_bytes();
     args.image_counts = context.arrivals == nullptr ? reinterpret_cast<uint32_t*>(scratch) : context.arrivals + kMaxArrivals;
-    scratch += int64_t{num_teams} * kTeamCounters * sizeof(uint32_t);
+    scratch += int64_t{plan.num_teams()} * kTeamCounters * sizeof(uint32_t);
   }
   args.parts = reinterpret_cast<float4*>(scratch);
   const int64_t num_parts = static_cast<int64_t>(plan.split > 1 ? args.num_units : plan.num_ctas) * plan.max_parts;
@@ -577,7 +574,7 @@ void launch_attention(Context& context, const AttentionParams& params, const Att
   args.arrivals = context.arrivals;
   args.columns = Divisor(kColumns);
   args.members = Divisor(plan.members);
-  args.head_tiles = Divisor(num_head_tiles);
+  args.head_tiles = Divisor(num_head_tiles(params));
   args.splits = Divisor(plan.split);
   args.ring_size = Divisor(params.ring.ring_size);
   if (params.entries.data != nullptr) {

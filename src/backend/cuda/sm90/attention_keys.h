@@ -150,10 +150,18 @@ __device__ __forceinline__ Turn first_turn(const Arguments& args) {
   return {unit, args.num_units, cta - unit * args.split};
 }
 
-// The same of a team's member, which has one unit, if any.
+// Which team of the launch the CTA is in, and which of its members it is.
+__device__ __forceinline__ int this_team(const Arguments& args) {
+  return args.members.quotient(ptx::cta_here());
+}
+__device__ __forceinline__ int this_member(const Arguments& args) {
+  return ptx::cta_here() - this_team(args) * static_cast<int>(args.members.value);
+}
+
+// first_turn() of a team's member, which has one unit, if any.
 __device__ __forceinline__ Turn first_turn_of_member(const Arguments& args) {
-  const int team = args.members.quotient(ptx::cta_here()), tile = args.splits.quotient(team);
-  const int member = ptx::cta_here() - team * static_cast<int>(args.members.value), num_columns = static_cast<int>(args.columns.value);
+  const int team = this_team(args), tile = args.splits.quotient(team);
+  const int member = this_member(args), num_columns = static_cast<int>(args.columns.value);
   return {tile * num_columns + (member < num_columns ? member : 0), args.num_units, team - tile * args.split};
 }
 

@@ -75,6 +75,8 @@ constexpr PartCounts count_parts(int num_pieces, int split) {
   return counts;
 }
 
+inline constexpr int kTileImageBytes = 2 * kHeadTile * kTileKeys * 2 + kHeadTile * 8;  // P of a tile, two terms, and its sums
+
 struct AttentionPlan {
   int columns = 1;  // sets of columns of the output; more than one: those of a team (attention_team.h)
   int members = 1;  // CTAs of a team, which have a group of a row's pieces in common
@@ -85,11 +87,15 @@ struct AttentionPlan {
   int num_pieces = 0;  // of the longest row
   PartCounts counts;   // of that row
 
-  // Tiles of a team's longest group.
+  int num_teams() const { return num_ctas / members; }
+  // Tiles of a team's longest group, and bytes of scratch memory for P of all teams.
   int team_tiles() const { return counts.pieces(0) * kTiles; }
+  int64_t image_bytes() const { return static_cast<int64_t>(num_teams()) * team_tiles() * kTileImageBytes; }
 };
 
-inline constexpr int kTileImageBytes = 2 * kHeadTile * kTileKeys * 2 + kHeadTile * 8;  // P of a tile, two terms, and its sums
+inline int num_head_tiles(const AttentionParams& params) {
+  return (params.num_heads + kHeadTile - 1) / kHeadTile;
+}
 
 namespace attention_plan {
 
@@ -119,26 +125,29 @@ inline double sum_cycles(const AttentionParams& params, const AttentionPlan& pla
 
 // cost() of teams.
 inline double team_cost(const AttentionParams& params, int num_sms, bool has_arrivals, AttentionPlan& plan) {
-  const int num_rows = params.batch.num_tokens * ((params.num_heads + kHeadTile - 1) / kHeadTile), num_teams = num_rows * plan.split;
+  const int num_rows = params.batch.num_tokens * num_head_tiles(params), num_teams = num_rows * plan.split;
   if (num_teams * static_cast<int64_t>(plan.members) > num_sms) return -1;  // CTAs wait for each other: all must be resident
   if (num_teams > kMaxTeams || num_rows * plan.columns > kMaxArrivals) return -1;
   if (!has_arrivals && (plan.split > 1 || !fits_clusters(num_teams, plan.members))) return -1;
+  // Pairs are neighbours for what they read in common: 3 % at 64 rows. Where teams wait for each other all must be resident, and a GPU may
+  // have an odd SM.
+  if (!has_arrivals || (plan.members == 2 && plan.split == 1)) plan.cluster_size = plan.members;
   plan.num_ctas = num_teams * plan.members;
   plan.max_parts = plan.split > 1 ? plan.counts.num_groups : 0;
   const int64_t parts = static_cast<int64_t>(num_rows) * plan.columns * plan.max_parts * part_bytes(params.head_dim, plan.columns);
-  const int64_t images = static_cast<int64_t>(num_teams) * (plan.team_tiles() * kTileImageBytes + kTeamCounters * 4);
-  if (images + parts > params.scratch_bytes) return -1;
+  const int64_t counters = static_cast<int64_t>(num_teams) * kTeamCounters * 4;
+  if (plan.image_bytes() + counters + parts > params.scratch_bytes) return -1;
   const int own = (plan.team_tiles() + plan.members - 1) / plan.members;
   const int blocks = params.head_dim / 64 / plan.columns;  // of a CTA
   const double cycles = 12000 + own * 4500 + plan.team_tiles() * (500 + 450.0 * blocks);
   return plan.split == 1 ? cycles : cycles + 4000 + sum_cycles(params, plan);
 }
 
-// Cycles of one H200 that the slowest CTA takes for rows of the plan's pieces (docs/kernels/attention.md); sets the plan's parts and
-// CTAs. Negative: the plan does not do.
+// Cycles of one H200 that the slowest CTA takes for rows of the plan's pieces (docs/kernels/attention.md); sets the plan's parts, CTAs and
+// clusters. Negative: the plan does not do.
 inline double cost(const AttentionParams& params, int num_sms, bool has_arrivals, AttentionPlan& plan) {
   if (plan.columns > 1) return team_cost(params, num_sms, has_arrivals, plan);
-  const int num_units = params.batch.num_tokens * ((params.num_heads + kHeadTile - 1) / kHeadTile);
+  const int num_units = params.batch.num_tokens * num_head_tiles(params);
   const PartCounts& counts = plan.counts;
   const int num_pieces = plan.num_pieces, num_groups = counts.num_groups;
   const int64_t bytes = part_bytes(params.head_dim, 1);
@@ -157,6 +166,11 @@ inline double cost(const AttentionParams& params, int num_sms, bool has_arrivals
     return rounds * (start_cycles + num_pieces * piece_cycles + (num_groups - 1) * 2 * store_cycles + output_cycles);
   }
   if (num_units * static_cast<int64_t>(plan.split) > num_sms) return -1;  // CTAs wait for each other: all must be resident
+  if (fits_clusters(num_units, plan.split)) {
+    plan.cluster_size = plan.split;
+  } else if (!has_arrivals || num_units > kMaxArrivals) {
+    return -1;
+  }
   plan.num_ctas = num_units * plan.split;
   for (int groups = 1; groups <= num_groups; ++groups) {  // rows may have fewer keys
     const PartCounts of_row = groups < num_groups ? count_parts(groups * kGroupPieces, plan.split) : counts;
@@ -190,7 +204,8 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
   }
   const int num_pieces = static_cast<int>((num_keys + kPieceKeys - 1) / kPieceKeys);
   const int num_groups = num_piece_groups(num_pieces);
-  const int most_ctas = num_groups * ((num_pieces + num_groups - 1) / num_groups);  // a piece of a group each
+  const int group_pieces = (num_pieces + num_groups - 1) / num_groups;  // of the longest
+  const int most_ctas = num_groups * group_pieces;                      // a piece of a group each
   const bool quantises = params.output == AttentionOutput::kFp8 || params.output == AttentionOutput::kFp4;
   AttentionPlan best;
   double lowest = -1;
@@ -199,14 +214,6 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
     plan.counts = count_parts(num_pieces, plan.split);
     const double cost = attention_plan::cost(params, num_sms, has_arrivals, plan);
     if (cost < 0 || (lowest >= 0 && cost >= lowest)) return;
-    if (plan.columns == 1 && plan.split > 1) {
-      const int num_units = plan.num_ctas / plan.split;
-      if (attention_plan::fits_clusters(num_units, plan.split)) {
-        plan.cluster_size = plan.split;
-      } else if (!has_arrivals || num_units > kMaxArrivals) {
-        return;
-      }
-    }
     lowest = cost;
     best = plan;
   };
@@ -215,16 +222,12 @@ inline AttentionPlan make_attention_plan(const AttentionParams& params, int num_
     plan.split = split;
     consider(plan);
   }
-  const int most_members = num_pieces == 0 ? 0 : count_parts(num_pieces, 1).pieces(0) * kTiles;  // a tile each
   for (int columns = 2; columns <= (params.head_dim == 512 && !quantises ? 8 : 1); columns *= 2) {
-    for (int members = columns; members <= (has_arrivals ? std::max(columns, most_members) : columns); ++members) {
+    for (int members = columns; members <= (has_arrivals ? std::max(columns, group_pieces * kTiles) : columns); ++members) {  // a tile each
       AttentionPlan plan;
       plan.columns = columns;
       plan.members = members;
       plan.split = num_groups;
-      // Pairs are neighbours for what they read in common: 3 % at 64 rows. Where teams wait for each other all must be resident, and a
-      // GPU may have an odd SM.
-      if (!has_arrivals || (members == 2 && num_groups == 1)) plan.cluster_size = members;
       consider(plan);
     }
   }

@@ -45,7 +45,7 @@ struct TeamPlaces {
 
 struct TeamBarriers {
   uint64_t places_full;                // of all keys
-  uint64_t q_done;                     // S of the CTA's own tiles, by consumers and producers: its shared memory is free for V and P
+  uint64_t own_done;                   // S of the CTA's own tiles, by consumers and producers: its shared memory is free for V and P
   uint64_t values_full[kValueBlocks];  // blocks of 64 dims × 64 keys
   uint64_t values_empty[kValueBlocks];
   uint64_t images_full[kImages];
@@ -90,10 +90,6 @@ __device__ __forceinline__ bool has_columns(const Arguments& args, const Work& w
   return work.member < static_cast<int>(args.columns.value);
 }
 
-// Which team of the launch the CTA is in.
-__device__ __forceinline__ int this_team(const Arguments& args) {
-  return args.members.quotient(ptx::cta_here());
-}
 __device__ __forceinline__ TileImage* image_of(const Arguments& args, int tile) {
   return reinterpret_cast<TileImage*>(args.images) + static_cast<int64_t>(this_team(args)) * args.team_tiles + tile;
 }
@@ -110,7 +106,7 @@ __device__ __forceinline__ void clear_image_counts(const Arguments& args) {
 template <class S>
 __device__ __forceinline__ void init_team_barriers(TeamBarriers& team) {
   ptx::mbarrier_init(&team.places_full, 2 * kGroupThreads);
-  ptx::mbarrier_init(&team.q_done, kConsumers + kProducers);
+  ptx::mbarrier_init(&team.own_done, kConsumers + kProducers);
 #pragma unroll
   for (int i = 0; i < kValueBlocks; ++i) {
     ptx::mbarrier_init(&team.values_full[i], 32);
@@ -210,8 +206,9 @@ struct BlockMover {
       for (int begin = 0; begin < kKeys; begin += kAtOnce) {
         uint4 words[kAtOnce][2];
 #pragma unroll
-        for (int i = 0; i < kAtOnce * 2; ++i)
+        for (int i = 0; i < kAtOnce * 2; ++i) {
           words[i / 2][i % 2] = ptx::load_shared((at ^ i % 2 * 16) + (begin + i / 2) * kSwizzleAtomBytes);
+        }
 #pragma unroll
         for (int i = 0; i < kAtOnce; ++i) {
           const PermutedDims dims = permuted_f16(words[i][0], words[i][1]);
@@ -249,16 +246,17 @@ __device__ __forceinline__ void move_values(const Arguments& args, SharedMemory<
   const Work& work = shared.works[0];
   const int num_units = num_team_tiles(work) * S::kColumnBlocks, first_slot = work.column * S::kColumnBlocks;  // units: blocks of tiles
   if (num_units == 0 || !has_columns(args, work)) return;
-  ptx::mbarrier_arrive(&barriers.q_done);
+  ptx::mbarrier_arrive(&barriers.own_done);
   ptx::mbarrier_wait(&barriers.places_full, 0);
-  ptx::mbarrier_wait(&barriers.q_done, 0);
+  ptx::mbarrier_wait(&barriers.own_done, 0);
   const int lane = ptx::thread_here() % 32, warp = static_cast<int>(ptx::uniform_word(this_producer() / 32));
   const BlockMover<S> mover{ptx::shared_address(shared.q[0]) + swizzled_offset(lane / 4, 2 * (lane % 4))};
+  const auto places_of = [&](int tile) -> const TeamPlaces& { return team_memory(shared).places[tile / kTiles]; };
   const auto load = [&](int unit) {
     if (unit < num_units) {
       const int tile = unit / S::kColumnBlocks, block = unit % kValueBlocks;
       ptx::mbarrier_wait(&barriers.values_empty[block], unit / kValueBlocks % 2 ^ 1);
-      mover.load(team_memory(shared).places[tile / kTiles].values + tile % kTiles * kTileKeys, first_slot + unit % S::kColumnBlocks, block);
+      mover.load(places_of(tile).values + tile % kTiles * kTileKeys, first_slot + unit % S::kColumnBlocks, block);
     }
     ptx::async_load_commit();
   };
@@ -268,8 +266,7 @@ __device__ __forceinline__ void move_values(const Arguments& args, SharedMemory<
   for (int unit = warp; unit < num_units; unit += kMoverWarps) {
     const int tile = unit / S::kColumnBlocks, block = unit % kValueBlocks;
     ptx::async_load_wait<kAhead - 1>();
-    mover.convert(team_memory(shared).places[tile / kTiles].scales + tile % kTiles * kTileKeys, first_slot + unit % S::kColumnBlocks,
-                  block);
+    mover.convert(places_of(tile).scales + tile % kTiles * kTileKeys, first_slot + unit % S::kColumnBlocks, block);
     ptx::mbarrier_arrive(&barriers.values_full[block]);
     load(unit + kAhead * kMoverWarps);
   }
@@ -283,7 +280,7 @@ __device__ __forceinline__ void find_keys_of_team(const Arguments& args, SharedM
   if (this_finder() == 0) {
     const Turn turn = first_turn_of_member(args);
     work = find_work(args, turn.unit, turn.rank);
-    work.member = ptx::cta_here() - this_team(args) * static_cast<int>(args.members.value);
+    work.member = this_member(args);
     ptx::mbarrier_arrive(&shared.work_full[0]);
   }
   ptx::mbarrier_wait(&shared.work_full[0], 0);
@@ -311,7 +308,7 @@ __device__ __forceinline__ void find_keys_of_team(const Arguments& args, SharedM
   const int num_tiles = num_team_tiles(work);
   if (num_tiles == 0 || !has_columns(args, work) || this_finder() < kFinders - 32) return;
   uint32_t there = 0;
-  ptx::mbarrier_wait(&team_memory(shared).barriers.q_done, 0);
+  ptx::mbarrier_wait(&team_memory(shared).barriers.own_done, 0);
   ptx::fence_async_proxy();  // bulk copies come where the keys of the producers were
 #pragma unroll 1
   for (int tile = 0; tile < num_tiles; ++tile) {
@@ -330,10 +327,9 @@ __device__ __forceinline__ void store_image(const Arguments& args, int tile, int
     const uint32_t(&words)[4] = weights.p[i / kSteps][i % kSteps];
     __stcg(&image.p[i][thread % kGroupThreads], make_uint4(words[0], words[1], words[2], words[3]));
   }
-  if (thread % 4 < 2) {
-    const PartSum& sum = thread % 4 == 0 ? weights.sums[0] : weights.sums[1];
-    __stcg(reinterpret_cast<int2*>(image.sums) + first_head(thread) + thread % 4 * 8, make_int2(sum.maximum, __float_as_int(sum.total)));
-  }
+  store_sums(thread, weights, [&](int head, const PartSum& sum) {
+    __stcg(reinterpret_cast<int2*>(image.sums) + head, make_int2(sum.maximum, __float_as_int(sum.total)));
+  });
   __syncwarp();
   if (thread % 32 == 0) ptx::count_release(image_counts(args) + tile, 1);
 }
@@ -381,7 +377,7 @@ __device__ __forceinline__ void multiply_images(SharedMemory<S::kDim>& shared, i
     ptx::fence_async_proxy();
   };
   const auto free = [&](int block) { ptx::mbarrier_arrive(&team_memory(shared).barriers.values_empty[block]); };
-  ptx::mbarrier_wait(&team_memory(shared).barriers.q_done, 0);  // the output is staged where the producers' words were
+  ptx::mbarrier_wait(&team_memory(shared).barriers.own_done, 0);  // the output is staged where the producers' words were
   TileWeights even, odd;
   read_image(shared, 0, thread, even);
   if constexpr (S::kGroupBlocks == 1) {
@@ -445,13 +441,13 @@ __device__ __forceinline__ void consume_of_team(const Arguments& args, SharedMem
   const int thread = ptx::thread_here();
   if (has_columns(args, work) && group == 1) find_team_places<S>(args, shared, work, thread - kGroupThreads);
   int tile = work.member + group * (step / kTiles);
-  if (tile >= num_tiles) ptx::mbarrier_arrive(&barriers.q_done);
+  if (tile >= num_tiles) ptx::mbarrier_arrive(&barriers.own_done);
 #pragma unroll 1
   for (uint32_t phase = 0; tile < num_tiles; tile += step, phase ^= 1) {
     float s[kTileKeys / 2];
     TileWeights weights;
     const uint2 mask = multiply_keys<S::kDim>(shared, group, phase, s);
-    if (tile + step >= num_tiles) ptx::mbarrier_arrive(&barriers.q_done);
+    if (tile + step >= num_tiles) ptx::mbarrier_arrive(&barriers.own_done);
 #pragma unroll
     for (int block = 0; block < S::kBlocks; ++block) ptx::mbarrier_arrive(&shared.empty[group][block]);
     weigh_keys(thread, mask, args.logit_scale, s, weights);

@@ -88,10 +88,16 @@ __device__ __forceinline__ uint32_t fragment_address(uint32_t first, int term, i
   return (ptx::computed_here(static_cast<int>(first)) ^ step * 32) + term * kBlockBytes;
 }
 
+// Stores a warp's sums, of which a quad has two heads: store(head, sum) in two of its lanes.
+template <class Store>
+__device__ __forceinline__ void store_sums(int thread, const TileWeights& weights, const Store& store) {
+  if (thread % 4 >= 2) return;
+  store(first_head(thread) + thread % 4 * 8, thread % 4 == 0 ? weights.sums[0] : weights.sums[1]);
+}
+
 template <int kDim>
 __device__ __forceinline__ void store_sums(SharedMemory<kDim>& shared, int tile, int thread, const TileWeights& weights) {
-  if (thread % 4 >= 2) return;
-  shared.sums[tile][first_head(thread) + thread % 4 * 8] = thread % 4 == 0 ? weights.sums[0] : weights.sums[1];
+  store_sums(thread, weights, [&](int head, const PartSum& sum) { shared.sums[tile][head] = sum; });
 }
 
 template <int kDim>
