@@ -356,6 +356,7 @@ __device__ __forceinline__ void read_image(SharedMemory<kDim>& shared, int tile,
     const uint2 sum = ptx::load_shared_pair(sums + row * 8 * sizeof(PartSum));
     weights.sums[row] = {static_cast<int>(sum.x), __int_as_float(static_cast<int>(sum.y))};
   }
+  ptx::fence_async_proxy();  // what was read is overwritten by bulk copies
   ptx::mbarrier_arrive(&team_memory(shared).barriers.images_empty[slot]);
 }
 
